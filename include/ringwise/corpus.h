@@ -1,0 +1,79 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace ringwise {
+
+// Bytes as tokens: token b is byte b, and token 256 separates documents.
+inline constexpr int32_t kSeparatorToken = 256;
+inline constexpr int64_t kByteVocab = 257;
+
+// Writes tokenizer files that make `transformers.AutoTokenizer.from_pretrained(folder)` give the
+// same tokens.
+void WriteByteTokenizer(const std::string& folder);
+
+struct CorpusOptions {
+  std::vector<std::string> paths;  // files and folders, read recursively in name order
+  double heldout_fraction = 0.05;  // of the documents, at least one if there are two or more
+  uint64_t seed = 0;               // of the documents' order and of the split
+};
+
+// Documents one after another, a separator after each: a random-access sequence of tokens backed by
+// memory-mapped files, so it may be larger than memory.
+class TokenStream {
+ public:
+  virtual ~TokenStream() = default;
+  virtual int64_t tokens() const = 0;
+  virtual int64_t documents() const = 0;
+  // out[i] = token at begin + i * stride. Throws FileError if a file shrank meanwhile. Thread-safe.
+  virtual void Read(int64_t begin, int64_t stride, std::span<int32_t> out) const = 0;
+  // Token range of document `index`, its separator included.
+  virtual int64_t DocumentBegin(int64_t index) const = 0;
+};
+
+// Text files under `paths`, split by document into training and held-out parts. A file with a zero
+// byte in its first 8 KiB is binary: skipped and counted. Empty files are skipped. The split and
+// order depend on the seed and the files' names alone.
+class Corpus {
+ public:
+  // Throws FileError: no such path (named), or no text in any of them.
+  explicit Corpus(const CorpusOptions& options);
+  ~Corpus();
+
+  const TokenStream& train() const;
+  const TokenStream& heldout() const;
+  int64_t files() const;
+  int64_t binary_files_skipped() const;
+  int64_t bytes() const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Which windows of `context` tokens a run trains on: a pure function of (seed, index), so resuming
+// needs only the index. Each epoch shuffles the windows and shifts where they begin.
+class ContextSampler {
+ public:
+  // Throws UsageError if the stream is shorter than context + 1 tokens, saying both.
+  ContextSampler(int64_t stream_tokens, int64_t context, uint64_t seed);
+  // First token of window `index` >= 0; the window and the token after it lie inside the stream.
+  int64_t Begin(int64_t index) const;
+
+ private:
+  int64_t stream_tokens_;
+  int64_t context_;
+  uint64_t seed_;
+};
+
+// Bits per byte on `heldout` of an order-2 byte model of `train` (counts of the byte after two
+// bytes, smoothed by the lower orders): what a small table reaches, to compare a trained model
+// against.
+double OrderTwoBitsPerByte(const TokenStream& train, const TokenStream& heldout,
+                           int64_t max_train_tokens, int64_t max_heldout_tokens);
+
+}  // namespace ringwise

@@ -1,0 +1,80 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "ringwise/communicator.h"
+#include "ringwise/context.h"
+#include "ringwise/mask.h"
+#include "ringwise/model_config.h"
+#include "ringwise/positions.h"
+#include "ringwise/tensor.h"
+
+namespace ringwise {
+
+// What backward recomputes, from most memory to least.
+//   none       keeps what backward needs, but never scores
+//   attention  keeps a layer's input, its attention's output and logsumexp: the ring's forward is
+//   never
+//              run again
+//   block      keeps a layer's input alone
+enum class Recompute { kNone, kAttention, kBlock };
+
+// A master weight and the gradient that accumulates for it, both f32 and whole on every rank. Names
+// and shapes are Hugging Face's ("model.layers.0.self_attn.q_proj.weight" [heads * head_dim,
+// hidden]).
+struct Parameter {
+  std::string name;
+  Tensor value;
+  Tensor gradient;
+  bool decays = true;  // weight decay applies: matrices yes, norms no
+};
+
+// This rank's rows of `batch` sequences cut over a ring.
+struct TokenBatch {
+  int64_t batch = 0;
+  std::span<const int32_t> tokens;   // [batch, local rows]
+  std::span<const int32_t> targets;  // the next token of each; negative: no loss here
+  std::vector<Positions> positions;  // of every rank of the ring
+};
+
+struct LossSum {
+  double nats = 0;     // sum of cross-entropies over this rank's targets
+  int64_t tokens = 0;  // targets counted
+};
+
+// The Llama architecture [arXiv 2302.13971]: RMSNorm, rotary embedding, grouped-query attention
+// around a ring, SwiGLU, tied or untied output. Attention and feed-forward go a block of rows at a
+// time; full logits never exist. Computes in `compute` with f32 master weights; every rank holds
+// all weights.
+class Llama {
+ public:
+  Llama(Context& context, const ModelConfig& config, DType compute);
+  ~Llama();
+
+  const ModelConfig& config() const;
+  std::vector<Parameter>& parameters();  // in Hugging Face's order
+
+  // Normal(0, 0.02), output projections of a layer divided by sqrt(2 layers); norms 1. The same for
+  // any ring: a function of the seed and each parameter's name.
+  void Initialize(uint64_t seed);
+  // To be called after parameter values changed: remakes the copies in the compute type.
+  void ParametersChanged();
+  void ZeroGradients();
+
+  // Loss of the batch on this rank. Collective over `ring`. rope_theta overrides the config's.
+  LossSum Forward(Communicator& ring, const TokenBatch& batch, double rope_theta);
+  // The same, and parameter.gradient += gradient_scale * d(sum of losses)/d(parameter), this rank's
+  // part: the sum over ranks is the gradient.
+  LossSum ForwardBackward(Communicator& ring, const TokenBatch& batch, double rope_theta,
+                          Recompute recompute, float gradient_scale);
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace ringwise

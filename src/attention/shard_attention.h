@@ -1,0 +1,105 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+
+#include "ringwise/context.h"
+#include "ringwise/mask.h"
+#include "ringwise/positions.h"
+#include "ringwise/tensor.h"
+
+// One device's part of exact attention: the queries of one shard, fed one key/value block at a
+// time.
+//
+//   score_ij = scale q_i . k_j where the mask lets i see j, else -inf      (query head h reads
+//   logsumexp_i = log sum_j exp(score_ij)                                   kv_head h * kv_heads /
+//   heads) output_i = sum_j exp(score_ij - logsumexp_i) v_j
+//
+// The ring calls these two interfaces; it does not know tiles. Two implementations: the tiled
+// kernels and a plain reference in double (shard_attention_reference), so that a schedule can be
+// checked without rounding.
+namespace ringwise {
+
+struct AttentionOptions {
+  std::optional<double> scale;  // default head_dim^-1/2; 0 is legal
+  Mask mask;
+};
+
+// Called between tiles so that transfers move; may be empty.
+using ProgressHook = std::function<void()>;
+
+struct AttentionShape {
+  int64_t batch = 0;
+  int64_t heads = 0;
+  int64_t kv_heads = 0;       // divides heads
+  int64_t head_dim = 0;       // 1 to 256
+  DType dtype = DType::kF32;  // of query, key, value
+};
+
+// A key/value block is a run of bytes that only these classes understand, the same on every rank of
+// a ring: what travels is already packed, so no rank packs another's keys again.
+
+class ShardAttentionForward {
+ public:
+  virtual ~ShardAttentionForward() = default;
+
+  // Bytes of the block of `kv_len` keys.
+  virtual int64_t BlockBytes(int64_t kv_len) const = 0;
+  // key, value [batch, kv_len, kv_heads, head_dim] at `positions` -> block.
+  virtual void Pack(ConstTensorView key, ConstTensorView value, const Positions& positions,
+                    std::span<std::byte> block) = 0;
+  // Attends all queries to the block and merges the partial result into the state (f32).
+  virtual void Attend(std::span<const std::byte> block, const Positions& key_positions,
+                      const ProgressHook& progress) = 0;
+  // Writes output [batch, q_len, heads, head_dim] in the view's type, rounded once, and logsumexp
+  // [batch, heads, q_len] f32. Rows that saw nothing: 0 and -inf.
+  virtual void Finish(TensorView output, TensorView logsumexp) = 0;
+};
+
+class ShardAttentionBackward {
+ public:
+  virtual ~ShardAttentionBackward() = default;
+
+  virtual int64_t BlockBytes(int64_t kv_len) const = 0;
+  virtual void Pack(ConstTensorView key, ConstTensorView value, const Positions& positions,
+                    std::span<std::byte> block) = 0;
+  // Bytes of the block's gradient (dk and dv), which travels with it. All-zero bytes are zero
+  // gradients.
+  virtual int64_t GradientBytes(int64_t kv_len) const = 0;
+  // gradient += this shard's part of dk, dv for the block; dq accumulates inside.
+  virtual void Attend(std::span<const std::byte> block, const Positions& key_positions,
+                      std::span<std::byte> gradient, const ProgressHook& progress) = 0;
+  // sum += gradient, both of the same block.
+  virtual void AddGradient(std::span<std::byte> sum, std::span<const std::byte> gradient) = 0;
+  // gradient -> key_gradient, value_gradient [batch, kv_len, kv_heads, head_dim], in the views'
+  // type.
+  virtual void UnpackGradient(std::span<const std::byte> gradient, TensorView key_gradient,
+                              TensorView value_gradient) = 0;
+  // Writes dq [batch, q_len, heads, head_dim] in the view's type.
+  virtual void Finish(TensorView query_gradient) = 0;
+};
+
+// What backward needs of forward.
+struct AttentionSaved {
+  ConstTensorView query;            // [batch, q_len, heads, head_dim]
+  ConstTensorView output;           // as query, f32 or the storage type
+  ConstTensorView logsumexp;        // [batch, heads, q_len] f32, over all keys of all blocks
+  ConstTensorView output_gradient;  // as query
+};
+
+// The tiled kernels. Views must outlive the object. Memory: state and dq in f32 (activations), one
+// tile workspace a thread. Throws ShapeError if shapes disagree.
+std::unique_ptr<ShardAttentionForward> MakeShardAttentionForward(Context& context,
+                                                                 const AttentionShape& shape,
+                                                                 const AttentionOptions& options,
+                                                                 ConstTensorView query,
+                                                                 const Positions& query_positions);
+std::unique_ptr<ShardAttentionBackward> MakeShardAttentionBackward(
+    Context& context, const AttentionShape& shape, const AttentionOptions& options,
+    const AttentionSaved& saved, const Positions& query_positions);
+
+}  // namespace ringwise

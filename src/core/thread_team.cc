@@ -1,0 +1,169 @@
+#include "ringwise/thread_team.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "ringwise/error.h"
+
+namespace ringwise {
+namespace {
+
+// Long enough to cover the gap between two kernels of one layer, short enough to cost nothing when
+// ranks outnumber cores.
+constexpr int kSpins = 4000;
+
+void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// Returns once `word` is no longer `old`.
+void AwaitChange(const std::atomic<uint32_t>& word, uint32_t old) {
+  for (int spin = 0; spin < kSpins; ++spin) {
+    if (word.load(std::memory_order_acquire) != old) return;
+    Pause();
+  }
+  while (word.load(std::memory_order_acquire) == old) word.wait(old, std::memory_order_acquire);
+}
+
+}  // namespace
+
+Range SplitRange(int64_t count, int parts, int index, int64_t multiple) {
+  const int64_t units = (count + multiple - 1) / multiple;
+  const int64_t base = units / parts;
+  const int64_t extra = units % parts;
+  const auto start = [&](int64_t part) { return part * base + std::min<int64_t>(part, extra); };
+  return {std::min(count, start(index) * multiple), std::min(count, start(index + 1) * multiple)};
+}
+
+int AvailableCores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) {
+    return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  }
+  return std::max(1, CPU_COUNT(&set));
+}
+
+class ThreadTeam::State {
+ public:
+  explicit State(int size) : size_(size) {
+    threads_.reserve(size - 1);
+    for (int member = 1; member < size; ++member) {
+      threads_.emplace_back([this, member] { Serve(member); });
+    }
+  }
+
+  ~State() {
+    stopping_ = true;
+    Announce(generation_);
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  int size() const { return size_; }
+
+  void Run(const std::function<void(int)>& task) {
+    task_ = &task;
+    failed_.store(false);
+    barrier_arrived_.store(0, std::memory_order_relaxed);
+    const uint32_t done = finished_generation_.load(std::memory_order_acquire);
+    running_.store(size_, std::memory_order_relaxed);
+    Announce(generation_);
+    RunOne(0);
+    AwaitChange(finished_generation_, done);
+    if (first_error_) std::rethrow_exception(std::exchange(first_error_, nullptr));
+  }
+
+  void Barrier() {
+    // The order matters: a failing member sets `failed_`, then moves the phase, so whoever read the
+    // old phase is woken and whoever reads the new one sees the failure.
+    const uint32_t phase = barrier_phase_.load(std::memory_order_acquire);
+    ThrowIfFailed();
+    if (barrier_arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+      barrier_arrived_.store(0, std::memory_order_relaxed);
+      Announce(barrier_phase_);
+    } else {
+      AwaitChange(barrier_phase_, phase);
+    }
+    ThrowIfFailed();
+  }
+
+ private:
+  static void Announce(std::atomic<uint32_t>& word) {
+    word.fetch_add(1, std::memory_order_acq_rel);
+    word.notify_all();
+  }
+
+  void Serve(int member) {
+    uint32_t seen = 0;
+    while (true) {
+      AwaitChange(generation_, seen);
+      ++seen;
+      if (stopping_) return;
+      RunOne(member);
+    }
+  }
+
+  void RunOne(int member) {
+    try {
+      (*task_)(member);
+    } catch (...) {
+      if (!failed_.exchange(true, std::memory_order_acq_rel))
+        first_error_ = std::current_exception();
+      Announce(barrier_phase_);
+    }
+    if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) Announce(finished_generation_);
+  }
+
+  void ThrowIfFailed() const {
+    if (failed_.load(std::memory_order_acquire)) throw Error("another thread of the team failed");
+  }
+
+  const int size_;
+  std::vector<std::thread> threads_;
+  std::exception_ptr first_error_;
+  const std::function<void(int)>* task_ = nullptr;
+  std::atomic<bool> stopping_{false};
+  std::atomic<bool> failed_{false};
+  std::atomic<uint32_t> generation_{0};
+  std::atomic<uint32_t> finished_generation_{0};
+  std::atomic<int> running_{0};
+  std::atomic<uint32_t> barrier_phase_{0};
+  std::atomic<int> barrier_arrived_{0};
+};
+
+ThreadTeam::ThreadTeam(int threads) {
+  if (threads < 1) {
+    throw UsageError("a team needs 1 thread or more, found " + std::to_string(threads));
+  }
+  state_ = std::make_unique<State>(threads);
+}
+
+ThreadTeam::~ThreadTeam() = default;
+
+int ThreadTeam::size() const { return state_->size(); }
+
+void ThreadTeam::Run(const std::function<void(int)>& task) { state_->Run(task); }
+
+void ThreadTeam::ForEach(int64_t count, const std::function<void(int64_t, int)>& body) {
+  if (size() == 1 || count <= 1) {
+    for (int64_t index = 0; index < count; ++index) body(index, 0);
+    return;
+  }
+  std::atomic<int64_t> next{0};
+  Run([&](int thread) {
+    for (int64_t index = next++; index < count; index = next++) body(index, thread);
+  });
+}
+
+void ThreadTeam::Barrier() { state_->Barrier(); }
+
+}  // namespace ringwise
