@@ -1,0 +1,17 @@
+#pragma once
+
+namespace CLI {
+class App;
+}
+
+namespace ringwise {
+
+// Thrown by a subcommand that did its work but must end with another exit code than 0, for example
+// after a signal. Nothing is printed.
+struct ExitWith {
+  int code = 0;
+};
+
+// One a subcommand, each in its own file: adds the subcommand, its flags and what it runs.
+
+}  // namespace ringwise

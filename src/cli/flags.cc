@@ -1,0 +1,268 @@
+#include "cli/flags.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <filesystem>
+#include <numeric>
+
+#include "cli/toml.h"
+#include "ringwise/error.h"
+
+namespace ringwise {
+namespace {
+
+int64_t EditDistance(const std::string& a, const std::string& b) {
+  std::vector<int64_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), 0);
+  for (size_t i = 1; i <= a.size(); ++i) {
+    int64_t diagonal = row[0];
+    row[0] = static_cast<int64_t>(i);
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const int64_t substituted = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({substituted, row[j] + 1, row[j - 1] + 1});
+    }
+  }
+  return row.back();
+}
+
+std::string Suggestion(const std::string& name, const std::vector<std::string>& candidates,
+                       const char* prefix = "") {
+  const std::optional<std::string> nearest = NearestName(name, candidates);
+  return nearest ? fmt::format("; did you mean '{}{}'?", prefix, *nearest) : "";
+}
+
+std::vector<std::string> SubcommandNames(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    names.push_back(command->get_name());
+  }
+  return names;
+}
+
+std::vector<std::string> FlagNames(const CLI::App& command) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : command.get_options()) {
+    for (const std::string& name : option->get_lnames()) names.push_back(name);
+  }
+  return names;
+}
+
+std::string JoinNames(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+// "--steps=5" -> "steps"; empty if not a long flag.
+std::string FlagName(const std::string& arg) {
+  if (arg.size() < 3 || arg.compare(0, 2, "--") != 0) return "";
+  return arg.substr(2, arg.find('=') - 2);
+}
+
+// The value of the last --name VALUE or --name=VALUE, or nothing.
+std::optional<std::string> FlagValue(const std::vector<std::string>& args,
+                                     const std::string& name) {
+  std::optional<std::string> value;
+  for (size_t i = 0; i < args.size(); ++i) {
+    if (FlagName(args[i]) != name) continue;
+    const size_t equals = args[i].find('=');
+    if (equals != std::string::npos) {
+      value = args[i].substr(equals + 1);
+    } else if (i + 1 < args.size()) {
+      value = args[i + 1];
+    }
+  }
+  return value;
+}
+
+// `path` is what the user typed to get here: "ringwise train".
+void CheckFlags(const CLI::App& command, const std::string& path,
+                const std::vector<std::string>& args) {
+  const std::vector<std::string> known = FlagNames(command);
+  for (const std::string& arg : args) {
+    if (arg == "--") return;
+    const std::string name = FlagName(arg);
+    if (name.empty() || std::find(known.begin(), known.end(), name) != known.end()) continue;
+    throw UsageError(fmt::format("unknown flag '--{}'{} (see {} --help)", name,
+                                 Suggestion(name, known, "--"), path));
+  }
+}
+
+constexpr std::pair<const char*, Layout> kLayouts[] = {{"contiguous", Layout::kContiguous},
+                                                       {"striped", Layout::kStriped},
+                                                       {"zigzag", Layout::kZigzag}};
+
+Layout LayoutOf(const std::string& name) {
+  for (const auto& [known, layout] : kLayouts) {
+    if (name == known) return layout;
+  }
+  throw UsageError(fmt::format("--layout must be contiguous, striped or zigzag, found '{}'", name));
+}
+
+std::string NameOf(Layout layout) {
+  for (const auto& [name, known] : kLayouts) {
+    if (layout == known) return name;
+  }
+  return "";
+}
+
+// Appends the file's keys as --key=value, except those that `args` already has.
+void AppendConfig(const CLI::App& command, const std::string& path,
+                  std::vector<std::string>& args) {
+  const std::vector<std::string> known = FlagNames(command);
+  std::vector<std::string> added;
+  for (const TomlEntry& entry : ReadToml(path)) {
+    if (std::find(known.begin(), known.end(), entry.key) == known.end()) {
+      throw UsageError(fmt::format("{}:{}: unknown key '{}'{}", path, entry.line, entry.key,
+                                   Suggestion(entry.key, known)));
+    }
+    const bool given = std::any_of(args.begin(), args.end(), [&](const std::string& arg) {
+      return FlagName(arg) == entry.key;
+    });
+    if (given) continue;
+    for (const std::string& value : entry.values) {
+      added.push_back(fmt::format("--{}={}", entry.key, value));
+    }
+  }
+  args.insert(args.end(), added.begin(), added.end());
+}
+
+}  // namespace
+
+std::optional<std::string> NearestName(const std::string& name,
+                                       const std::vector<std::string>& candidates) {
+  std::optional<std::string> nearest;
+  int64_t least = std::max<int64_t>(2, static_cast<int64_t>(name.size()) / 2) + 1;
+  for (const std::string& candidate : candidates) {
+    const int64_t distance = EditDistance(name, candidate);
+    if (distance < least) {
+      least = distance;
+      nearest = candidate;
+    }
+  }
+  return nearest;
+}
+
+std::vector<std::string> ExpandConfig(const CLI::App& app, const std::vector<std::string>& args) {
+  const CLI::App* command = &app;
+  std::string path = app.get_name();
+  size_t used = 0;
+  while (true) {
+    const std::vector<std::string> names = SubcommandNames(*command);
+    if (names.empty()) break;
+    if (used == args.size()) {
+      throw UsageError(fmt::format("a subcommand is needed: {} (see {} --help)", JoinNames(names),
+                                   command->get_name()));
+    }
+    const std::string& word = args[used];
+    if (!word.empty() && word.front() == '-') {
+      CheckFlags(*command, path, {word});
+      return args;  // --help or --version
+    }
+    if (std::find(names.begin(), names.end(), word) == names.end()) {
+      throw UsageError(fmt::format("unknown subcommand '{}'{} (see {} --help)", word,
+                                   Suggestion(word, names), path));
+    }
+    command = command->get_subcommand(word);
+    path += " " + word;
+    ++used;
+  }
+  std::vector<std::string> flags(args.begin() + static_cast<std::ptrdiff_t>(used), args.end());
+  CheckFlags(*command, path, flags);
+  const std::vector<std::string> known = FlagNames(*command);
+  const auto knows = [&](const char* name) {
+    return std::find(known.begin(), known.end(), name) != known.end();
+  };
+  if (knows("config")) {
+    if (const auto file = FlagValue(flags, "config")) AppendConfig(*command, *file, flags);
+  }
+  if (knows("resume")) {
+    if (const auto folder = FlagValue(flags, "resume")) {
+      AppendConfig(*command, (std::filesystem::path(*folder) / "config.toml").string(), flags);
+    }
+  }
+  std::vector<std::string> expanded(args.begin(), args.begin() + static_cast<std::ptrdiff_t>(used));
+  expanded.insert(expanded.end(), flags.begin(), flags.end());
+  return expanded;
+}
+
+void AddMeshFlags(CLI::App& command, MeshOptions& mesh) {
+  command
+      .add_option("--ring", mesh.ring,
+                  "Ranks along the sequence; 0: those left of mpirun's by --data-parallel, else 1")
+      ->capture_default_str()
+      ->type_name("N")
+      ->check(CLI::NonNegativeNumber);
+  command
+      .add_option("--data-parallel", mesh.data_parallel,
+                  "Groups of ranks that see different sequences; 0: what is left, else 1")
+      ->capture_default_str()
+      ->type_name("N")
+      ->check(CLI::NonNegativeNumber);
+  command
+      .add_option("--threads", mesh.threads,
+                  "Threads a rank; 0: the cores this job may use, over the ranks on this host")
+      ->capture_default_str()
+      ->type_name("N")
+      ->check(CLI::NonNegativeNumber);
+  command
+      .add_option("--timeout", mesh.timeout_seconds,
+                  "Seconds of silence after which a rank that is waited for has failed")
+      ->capture_default_str()
+      ->type_name("SECONDS")
+      ->check(CLI::PositiveNumber);
+}
+
+void AddLayoutFlag(CLI::App& command, Layout& layout) {
+  command
+      .add_option_function<std::string>(
+          "--layout", [&layout](const std::string& name) { layout = LayoutOf(name); },
+          "How the sequence is cut over the ring: contiguous, striped or zigzag")
+      ->default_str(NameOf(layout))
+      ->type_name("NAME");
+}
+
+void AddDTypeFlag(CLI::App& command, std::string& dtype) {
+  command
+      .add_option("--dtype", dtype,
+                  "Type computed in: f32, bf16 or auto (bf16 where this CPU computes it natively)")
+      ->capture_default_str()
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"f32", "bf16", "auto"}).description(""));
+}
+
+DType ResolveDType(const std::string& name) {
+  if (name == "f32") return DType::kF32;
+  if (name == "bf16") return DType::kBF16;
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512bf16")) return DType::kBF16;
+#endif
+  return DType::kF32;
+}
+
+void AddContextFlag(CLI::App& command, int64_t& context, const std::string& meaning) {
+  command.add_option("--context", context, meaning)
+      ->capture_default_str()
+      ->type_name("TOKENS")
+      ->check(CLI::PositiveNumber);
+}
+
+void AddSeedFlag(CLI::App& command, uint64_t& seed, const std::string& meaning) {
+  command.add_option("--seed", seed, meaning)->capture_default_str()->type_name("N");
+}
+
+void AddJsonFlag(CLI::App& command, bool& json) {
+  command.add_flag("--json", json, "Print the results as JSON lines on stdout");
+}
+
+void AddConfigFlag(CLI::App& command) {
+  // Its value is used by ExpandConfig before the flags are parsed.
+  command
+      .add_option("--config", "TOML file of flags: their names without the dashes; flags given win")
+      ->type_name("FILE");
+}
+
+}  // namespace ringwise
