@@ -1,0 +1,72 @@
+#pragma once
+
+#include <vector>
+
+#include "attention/shard_attention.h"
+
+// The two interfaces of shard_attention.h in plain double arithmetic, written to be read: blocks
+// and gradients are bytes of doubles, so that a ring schedule can be checked without rounding. One
+// thread; for tests only.
+namespace ringwise {
+
+class ReferenceShardForward final : public ShardAttentionForward {
+ public:
+  ReferenceShardForward(const AttentionShape& shape, const AttentionOptions& options,
+                        ConstTensorView query, const Positions& query_positions);
+
+  int64_t BlockBytes(int64_t kv_len) const override;
+  void Pack(ConstTensorView key, ConstTensorView value, const Positions& positions,
+            std::span<std::byte> block) override;
+  void Attend(std::span<const std::byte> block, const Positions& key_positions,
+              const ProgressHook& progress) override;
+  void Finish(TensorView output, TensorView logsumexp) override;
+
+  // What Finish writes, before rounding.
+  std::vector<double> Output() const;
+  std::vector<double> LogSumExp() const;
+
+ private:
+  AttentionShape shape_;
+  AttentionOptions options_;
+  Positions query_positions_;
+  int64_t q_len_;
+  std::vector<double> query_;
+  std::vector<double> output_;     // normalised over the keys seen so far
+  std::vector<double> logsumexp_;  // of the keys seen so far
+};
+
+class ReferenceShardBackward final : public ShardAttentionBackward {
+ public:
+  // output and logsumexp as ReferenceShardForward gives them.
+  ReferenceShardBackward(const AttentionShape& shape, const AttentionOptions& options,
+                         ConstTensorView query, ConstTensorView output_gradient,
+                         const std::vector<double>& output, std::vector<double> logsumexp,
+                         const Positions& query_positions);
+
+  int64_t BlockBytes(int64_t kv_len) const override;
+  void Pack(ConstTensorView key, ConstTensorView value, const Positions& positions,
+            std::span<std::byte> block) override;
+  int64_t GradientBytes(int64_t kv_len) const override;
+  void Attend(std::span<const std::byte> block, const Positions& key_positions,
+              std::span<std::byte> gradient, const ProgressHook& progress) override;
+  void AddGradient(std::span<std::byte> sum, std::span<const std::byte> gradient) override;
+  void UnpackGradient(std::span<const std::byte> gradient, TensorView key_gradient,
+                      TensorView value_gradient) override;
+  void Finish(TensorView query_gradient) override;
+
+  // What Finish and UnpackGradient write, before rounding.
+  const std::vector<double>& QueryGradient() const { return dq_; }
+  const std::vector<double>& KeyGradient() const { return dk_; }
+  const std::vector<double>& ValueGradient() const { return dv_; }
+
+ private:
+  AttentionShape shape_;
+  AttentionOptions options_;
+  Positions query_positions_;
+  int64_t q_len_;
+  std::vector<double> query_, output_gradient_, logsumexp_;
+  std::vector<double> delta_;  // d_output . output of each row [batch, heads, q_len]
+  std::vector<double> dq_, dk_, dv_;
+};
+
+}  // namespace ringwise
