@@ -1,0 +1,36 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "ringwise/dtype.h"
+#include "ringwise/thread_team.h"
+
+namespace ringwise {
+
+// The features of this machine's CPU that decide which kernels run and how fast: "avx2", "fma",
+// "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", ..., as the operating system names them,
+// in a fixed order. Empty where the system does not say.
+std::vector<std::string> CpuFeatures();
+
+// Whether the CPU multiplies bf16 by itself, several times as fast as by conversion to f32: what
+// `--dtype auto` asks.
+bool HasNativeBf16();
+
+// The instruction set chosen at run time for our own vector code ("AVX3", "AVX2", "NEON", ...).
+std::string_view VectorTarget();
+
+// Versions of the libraries under the kernels: "2.6.3", "1.0.3".
+std::string OneDnnVersion();
+std::string HighwayVersion();
+
+// Floating-point operations a second (a multiply-add counts two) that the team's threads reach
+// together in fused multiply-adds on registers: the limit that a share of peak and MFU refer to.
+// For bf16, pairwise dot products into f32 where x86 has them (avx512_bf16), else the f32 rate.
+// The best of many samples of a few milliseconds, taken for `seconds`; a sample counts from the
+// first thread's start to the last one's end, so threads that share a core do not count twice.
+// Call it near what it is compared with: clocks change, and so do neighbours on a shared machine.
+double MeasurePeakFlops(ThreadTeam& team, DType dtype, double seconds = 0.1);
+
+}  // namespace ringwise

@@ -1,0 +1,56 @@
+#include "ringwise/cpu.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/peak.h"
+
+namespace ringwise {
+namespace {
+
+TEST(Cpu, NamesFeaturesOnceAndAgreesAboutBf16) {
+  std::vector<std::string> features = CpuFeatures();
+  const auto has = [&](const char* name) { return std::ranges::count(features, name) > 0; };
+  EXPECT_EQ(HasNativeBf16(), has("avx512_bf16") || has("amx_bf16") || has("bf16"));
+  std::ranges::sort(features);
+  EXPECT_EQ(std::ranges::adjacent_find(features), features.end());
+  EXPECT_FALSE(VectorTarget().empty());
+  EXPECT_EQ(std::ranges::count(OneDnnVersion(), '.'), 2);
+  EXPECT_EQ(std::ranges::count(HighwayVersion(), '.'), 2);
+}
+
+// The kernels do the work they claim: the value that comes out is a function of every sum.
+TEST(Peak, KernelsComputeEveryRound) {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const PeakKernel kernel = PeakKernelFor(dtype);
+    // Twelve sums a lane, which begin at 0/16 ... 11/16.
+    const float begin = kernel.run(0), one = kernel.run(1), two = kernel.run(2);
+    const float lanes = begin / (66.0f / 16);
+    EXPECT_TRUE(lanes >= 1 && lanes == std::round(lanes));
+    const auto products = static_cast<float>(kernel.flops_per_round) / 2;
+    if (products == 24 * lanes) {  // dot products of pairs of ones
+      EXPECT_EQ(one, begin + products);
+      EXPECT_EQ(two, begin + 2 * products);
+    } else {  // s = 0.75 s + 0.25
+      EXPECT_EQ(products, 12 * lanes);
+      EXPECT_EQ(one, 0.75f * begin + 0.25f * products);
+      EXPECT_EQ(two, 0.75f * one + 0.25f * products);
+    }
+  }
+}
+
+TEST(Peak, IsPositiveForAnyTeam) {
+  for (const int threads : {1, 3}) {
+    ThreadTeam team(threads);
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      const double peak = MeasurePeakFlops(team, dtype, 0.01);
+      EXPECT_TRUE(std::isfinite(peak));
+      EXPECT_GT(peak, 1e8);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace ringwise

@@ -1,0 +1,55 @@
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <vector>
+
+#include "kernels/peak.h"
+#include "ringwise/cpu.h"
+
+namespace ringwise {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double Seconds(Clock::time_point begin, Clock::time_point end) {
+  return std::chrono::duration<double>(end - begin).count();
+}
+
+}  // namespace
+
+double MeasurePeakFlops(ThreadTeam& team, DType dtype, double seconds) {
+  const PeakKernel kernel = PeakKernelFor(dtype);
+  std::atomic<float> sink{0};
+  struct Span {
+    Clock::time_point begin, end;
+  };
+  std::vector<Span> spans(team.size());
+  const auto sample = [&](int64_t rounds) {
+    team.Run([&](int thread) {
+      team.Barrier();  // a member that is still waking must not count as working
+      const Clock::time_point begin = Clock::now();
+      sink.store(kernel.run(rounds), std::memory_order_relaxed);
+      spans[thread] = {begin, Clock::now()};
+    });
+    const auto by_begin = [](const Span& a, const Span& b) { return a.begin < b.begin; };
+    const auto by_end = [](const Span& a, const Span& b) { return a.end < b.end; };
+    return Seconds(std::ranges::min_element(spans, by_begin)->begin,
+                   std::ranges::max_element(spans, by_end)->end);
+  };
+
+  constexpr double kSampleSeconds = 2e-3;  // shorter than a scheduler's slice, longer than wake-up
+  const Clock::time_point start = Clock::now();
+  int64_t rounds = 1 << 12;
+  for (double elapsed = sample(rounds); elapsed < kSampleSeconds; elapsed = sample(rounds)) {
+    rounds *= 2;
+  }
+  double best = 0;
+  do {
+    const double elapsed = sample(rounds);
+    best = std::max(best, static_cast<double>(kernel.flops_per_round) *
+                              static_cast<double>(rounds) * team.size() / elapsed);
+  } while (Seconds(start, Clock::now()) < seconds);
+  return best;
+}
+
+}  // namespace ringwise
