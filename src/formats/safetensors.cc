@@ -129,6 +129,7 @@ SafetensorsEntry ReadEntry(const std::string& path, const std::string& name, con
 void CheckTiling(const std::string& path, const std::map<std::string, SafetensorsEntry>& entries,
                  std::span<const std::byte> data) {
   std::vector<std::pair<const std::byte*, const std::byte*>> ranges;
+  ranges.reserve(entries.size());
   for (const auto& [name, entry] : entries) {
     ranges.emplace_back(entry.bytes.data(), entry.bytes.data() + entry.bytes.size());
   }

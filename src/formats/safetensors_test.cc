@@ -43,7 +43,7 @@ class SafetensorsTest : public ::testing::Test {
     try {
       SafetensorsFile file(path);
     } catch (const FileError& error) {
-      const std::string message = error.what();
+      std::string message = error.what();
       EXPECT_EQ(message.find('\n'), std::string::npos);
       EXPECT_THAT(message, HasSubstr(path));
       return message;
