@@ -34,6 +34,7 @@ std::string Shown(const std::vector<int64_t>& shape) {
 
 std::vector<int64_t> Extents(const Shape& shape) {
   std::vector<int64_t> extents;
+  extents.reserve(static_cast<size_t>(shape.rank()));
   for (int axis = 0; axis < shape.rank(); ++axis) extents.push_back(shape[axis]);
   return extents;
 }
@@ -77,7 +78,7 @@ std::vector<std::string> WeightFiles(const std::string& folder) {
       if (text.find('/') != std::string::npos || text.find('\0') != std::string::npos) {
         throw FileError(fmt::format("{}: {} is outside the folder", index, Quoted(text)));
       }
-      files.insert(folder + "/" + text);
+      files.insert(fmt::format("{}/{}", folder, text));
     }
   } catch (const nlohmann::json::exception&) {
     throw FileError(index + ": corrupt: expected {\"weight_map\": {tensor: file, ...}}");

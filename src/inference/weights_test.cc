@@ -59,6 +59,7 @@ class WeightsTest : public ::testing::Test {
     const Parameter& parameter = parameters_[index];
     const Shape& shape = parameter.value.shape();
     std::vector<int64_t> extents;
+    extents.reserve(static_cast<size_t>(shape.rank()));
     for (int axis = 0; axis < shape.rank(); ++axis) extents.push_back(shape[axis]);
     return {parameter.name,
             {"F32", extents, std::as_bytes(std::span(Values(index), shape.elements()))}};
