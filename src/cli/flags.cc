@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "cli/toml.h"
+#include "ringwise/cpu.h"
 #include "ringwise/error.h"
 
 namespace ringwise {
@@ -52,7 +53,10 @@ std::vector<std::string> FlagNames(const CLI::App& command) {
 
 std::string JoinNames(const std::vector<std::string>& names) {
   std::string text;
-  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  for (const std::string& name : names) {
+    if (!text.empty()) text += ", ";
+    text += name;
+  }
   return text;
 }
 
@@ -235,12 +239,8 @@ void AddDTypeFlag(CLI::App& command, std::string& dtype) {
 }
 
 DType ResolveDType(const std::string& name) {
-  if (name == "f32") return DType::kF32;
-  if (name == "bf16") return DType::kBF16;
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512bf16")) return DType::kBF16;
-#endif
-  return DType::kF32;
+  if (name == "auto") return HasNativeBf16() ? DType::kBF16 : DType::kF32;
+  return name == "bf16" ? DType::kBF16 : DType::kF32;
 }
 
 void AddContextFlag(CLI::App& command, int64_t& context, const std::string& meaning) {

@@ -1,0 +1,13 @@
+#pragma once
+
+#include "ringwise/dtype.h"
+#include "ringwise/launch.h"
+
+namespace ringwise {
+
+// Fused multiply-add peak, in floating-point operations a second, of the cores that the whole mesh
+// computes with: what MFU refers to. More threads than cores count as the cores. One rank a host
+// measures while the others wait. A collective call of the whole world.
+double MeasureMeshPeak(Rank& rank, DType dtype);
+
+}  // namespace ringwise

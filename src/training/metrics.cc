@@ -1,0 +1,81 @@
+#include "training/metrics.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <nlohmann/json.hpp>
+#include <system_error>
+
+#include "ringwise/error.h"
+
+namespace ringwise {
+
+double TrainFlopsPerToken(const ModelConfig& config, int64_t context) {
+  constexpr double kCausal = 0.5;
+  const auto attention = 12.0 *
+                         static_cast<double>(config.layers * config.heads * config.head_dim) *
+                         static_cast<double>(context) * kCausal;
+  return 6.0 * static_cast<double>(MatrixParameters(config)) + attention;
+}
+
+std::string ToJson(const StepRecord& record) {
+  nlohmann::ordered_json peak;
+  for (int c = 0; c < kMemoryCategories; ++c) {
+    peak[std::string(Name(static_cast<MemoryCategory>(c)))] = record.peak_bytes.bytes[c];
+  }
+  peak["working"] = record.peak_bytes.working;
+  peak["total"] = record.peak_bytes.total;
+  peak["largest_allocation"] = record.peak_bytes.largest_allocation;
+  nlohmann::ordered_json json = {{"step", record.step},
+                                 {"loss", record.loss},
+                                 {"bits_per_byte", record.bits_per_byte},
+                                 {"tokens", record.tokens},
+                                 {"tokens_per_second", record.tokens_per_second},
+                                 {"mfu", record.mfu},
+                                 {"learning_rate", record.learning_rate},
+                                 {"gradient_norm", record.gradient_norm},
+                                 {"seconds", record.seconds},
+                                 {"context", record.context},
+                                 {"rope_theta", record.rope_theta},
+                                 {"attention_work", record.attention_work},
+                                 {"bytes_sent", record.bytes_sent},
+                                 {"peak_bytes", peak}};
+  const auto add = [&](const char* key, const auto& value) {
+    if (value) json[key] = *value;
+  };
+  add("heldout_loss", record.heldout_loss);
+  add("heldout_bits_per_byte", record.heldout_bits_per_byte);
+  add("stopped_by", record.stopped_by);
+  add("resident_growth", record.resident_growth);
+  add("metered_growth", record.metered_growth);
+  if (record.final) json["final"] = true;
+  return json.dump();
+}
+
+MetricsFile::MetricsFile(const std::string& path) : path_(path) {
+  descriptor_ = open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  if (descriptor_ < 0) {
+    throw FileError(
+        fmt::format("{}: cannot write: {}", path, std::system_category().message(errno)));
+  }
+}
+
+MetricsFile::~MetricsFile() { close(descriptor_); }
+
+void MetricsFile::Append(const std::string& line) {
+  const std::string text = line + "\n";
+  size_t written = 0;
+  while (written < text.size()) {
+    const ssize_t count = write(descriptor_, text.data() + written, text.size() - written);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) {
+      throw FileError(
+          fmt::format("{}: cannot write: {}", path_, std::system_category().message(errno)));
+    }
+    written += static_cast<size_t>(count);
+  }
+}
+
+}  // namespace ringwise

@@ -1,0 +1,65 @@
+#include "training/progress.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+namespace ringwise {
+namespace {
+
+constexpr std::chrono::seconds kBetweenLines{5};
+constexpr std::chrono::milliseconds kBetweenRewrites{100};
+
+}  // namespace
+
+std::string FormatDuration(double seconds) {
+  const auto whole = static_cast<int64_t>(std::llround(std::max(0.0, seconds)));
+  const int64_t minutes = whole / 60;
+  if (minutes < 60) return fmt::format("{}:{:02}", minutes, whole % 60);
+  return fmt::format("{}:{:02}:{:02}", minutes / 60, minutes % 60, whole % 60);
+}
+
+Progress::Progress(bool enabled) : enabled_(enabled), terminal_(isatty(STDERR_FILENO) != 0) {}
+
+void Progress::Say(const std::string& text) {
+  if (!enabled_) return;
+  const std::string clear = shown_ > 0 ? fmt::format("\r{:{}}\r", "", shown_) : "";
+  std::fprintf(stderr, "%s%s\n", clear.c_str(), text.c_str());
+  shown_ = 0;
+}
+
+void Progress::Note(const std::string& text) {
+  if (!enabled_ || !terminal_) return;
+  const size_t pad = shown_ > text.size() ? shown_ - text.size() : 0;
+  std::fprintf(stderr, "\r%s%s", text.c_str(), std::string(pad, ' ').c_str());
+  shown_ = text.size();
+}
+
+void Progress::Step(const StepRecord& record, int64_t of_steps, double remaining_seconds) {
+  if (!enabled_) return;
+  const auto now = Clock::now();
+  const auto pause = terminal_ ? Clock::duration(kBetweenRewrites) : Clock::duration(kBetweenLines);
+  const bool lasting = record.final || record.heldout_bits_per_byte || record.stopped_by;
+  if (any_line_ && !lasting && now - last_line_ < pause) return;
+  any_line_ = true;
+  last_line_ = now;
+  std::string text = fmt::format("step {}", record.step);
+  if (of_steps > 0) text += fmt::format("/{}", of_steps);
+  text +=
+      fmt::format("  context {}  {:.3f} bits/byte  {:.0f} tokens/s  MFU {:.0f} %", record.context,
+                  record.bits_per_byte, record.tokens_per_second, record.mfu * 100);
+  if (remaining_seconds >= 0) text += "  left " + FormatDuration(remaining_seconds);
+  if (record.heldout_bits_per_byte) {
+    text += fmt::format("  held-out {:.3f} bits/byte", *record.heldout_bits_per_byte);
+  }
+  if (terminal_ && !lasting) {
+    Note(text);
+  } else {
+    Say(text);
+  }
+}
+
+}  // namespace ringwise

@@ -1,0 +1,449 @@
+#include "training/rank_trainer.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <csignal>
+#include <cstring>
+#include <numbers>
+
+#include "ringwise/error.h"
+#include "ringwise/evaluate.h"
+#include "ringwise/model_folder.h"
+#include "training/learning_rate.h"
+#include "training/mesh_peak.h"
+#include "training/run_folder.h"
+#include "training/signals.h"
+
+namespace ringwise {
+namespace {
+
+// Separate random streams for each phase's data order.
+uint64_t PhaseSeed(uint64_t seed, int64_t phase) {
+  return seed + 0x9E3779B97F4A7C15 * static_cast<uint64_t>(phase);
+}
+
+const char* SignalName(StopReason reason) {
+  switch (reason) {
+    case StopReason::kInterrupt:
+      return "SIGINT";
+    case StopReason::kTerminate:
+      return "SIGTERM";
+    case StopReason::kUser1:
+      return "SIGUSR1";
+    case StopReason::kMaxSeconds:
+      return "--max-seconds";
+    case StopReason::kFinished:
+      break;
+  }
+  return "";
+}
+
+double Seconds(std::chrono::steady_clock::duration duration) {
+  return std::chrono::duration<double>(duration).count();
+}
+
+}  // namespace
+
+RankTrainer::RankTrainer(Rank& rank, const TrainOptions& options, const Corpus& corpus)
+    : rank_(rank),
+      options_(options),
+      corpus_(corpus),
+      schedule_(EffectiveSchedule(options)),
+      progress_(rank.world.rank() == 0) {
+  if (!timed()) {
+    for (const ContextPhase& phase : schedule_) total_steps_ += phase.steps;
+  }
+  // All phases' contexts must fit the data: better said now than an hour later.
+  for (const ContextPhase& phase : schedule_) {
+    ContextSampler(corpus_.train().tokens(), phase.context, 0);
+  }
+  MakeModel();
+  if (options_.resume.empty()) {
+    StartFolder();
+  } else {
+    Resume();
+  }
+  rank_.world.Barrier();  // nobody trains before the folder stands
+  if (leads()) metrics_ = std::make_unique<MetricsFile>(run_folder::Metrics(RunFolder()));
+  Announce();
+}
+
+std::string RankTrainer::RunFolder() const {
+  return options_.resume.empty() ? options_.out : options_.resume;
+}
+
+void RankTrainer::MakeModel() {
+  ModelConfig config = options_.model;
+  state_.rope_reference = schedule_.front().context;
+  if (!options_.resume.empty()) {
+    const std::string checkpoint = run_folder::NewestCheckpoint(options_.resume);
+    state_ = ReadTrainState(checkpoint);
+    // A run started by --init has its shapes from there, which config.toml does not repeat.
+    if (!options_.init.empty()) config = ReadModelConfig(checkpoint);
+  } else if (!options_.init.empty()) {
+    config = ReadModelConfig(options_.init);
+    state_.rope_reference = config.max_positions;
+    if (config.vocab < kByteVocab) {
+      throw UsageError(
+          fmt::format("--init {}: its vocabulary of {} tokens cannot hold the {} byte "
+                      "tokens",
+                      options_.init, config.vocab, kByteVocab));
+    }
+  }
+  if (state_.phase >= static_cast<int64_t>(schedule_.size())) {
+    throw UsageError(
+        fmt::format("the run has reached phase {} of its context schedule, but the one "
+                    "given has {}",
+                    state_.phase + 1, schedule_.size()));
+  }
+  if (options_.resume.empty()) {
+    state_.rope_base = config.rope_theta;
+    state_.seed = options_.seed;
+    state_.train_tokens = corpus_.train().tokens();
+  }
+  for (const ContextPhase& phase : schedule_) {
+    config.max_positions = std::max(config.max_positions, phase.context);
+  }
+  if (options_.resume.empty() && !options_.init.empty()) {
+    model_ = LoadModel(rank_.context, options_.init, options_.compute);
+  } else {
+    model_ = std::make_unique<Llama>(rank_.context, config, options_.compute);
+    if (options_.resume.empty()) model_->Initialize(options_.seed);
+  }
+  optimizer_ = std::make_unique<AdamW>(rank_.context, model_->parameters(),
+                                       AdamWOptions{.beta1 = options_.beta1,
+                                                    .beta2 = options_.beta2,
+                                                    .epsilon = options_.epsilon,
+                                                    .weight_decay = options_.weight_decay});
+}
+
+void RankTrainer::StartFolder() {
+  if (!leads()) return;
+  run_folder::Create(options_.out);
+  ReplaceFile(run_folder::Config(options_.out), ToToml(options_));
+}
+
+void RankTrainer::Resume() {
+  last_checkpoint_ = run_folder::NewestCheckpoint(options_.resume);
+  if (state_.seed != options_.seed) {
+    throw UsageError(fmt::format("--seed {} differs from the run's {}: its data order would change",
+                                 options_.seed, state_.seed));
+  }
+  if (state_.train_tokens != corpus_.train().tokens()) {
+    throw UsageError(fmt::format(
+        "the data changed since the run began ({} tokens to train on then, {} now): start a new "
+        "run from its weights with --init {}",
+        state_.train_tokens, corpus_.train().tokens(), last_checkpoint_));
+  }
+  LoadCheckpoint(last_checkpoint_, *model_, *optimizer_);
+  model_->ParametersChanged();
+  seconds_before_ = state_.seconds;
+  rank_.world.Barrier();  // all have read, none has failed: now the folder may change
+  if (!leads()) return;
+  CutMetrics(run_folder::Metrics(options_.resume), state_.step);
+  ReplaceFile(run_folder::Config(options_.resume), ToToml(options_));
+}
+
+void RankTrainer::Announce() {
+  const ModelConfig& config = model_->config();
+  int64_t count = 0;
+  for (const Parameter& parameter : model_->parameters()) count += parameter.value.elements();
+  progress_.Say(
+      fmt::format("data: {} files, {:.1f} MB, {} documents to train on, {} held out{}",
+                  corpus_.files(), static_cast<double>(corpus_.bytes()) / 1e6,
+                  corpus_.train().documents(), corpus_.heldout().documents(),
+                  corpus_.binary_files_skipped() > 0
+                      ? fmt::format(", {} binary files skipped", corpus_.binary_files_skipped())
+                      : ""));
+  progress_.Say(
+      fmt::format("model: {:.2f} M parameters, hidden {}, {} layers, {} heads of {}, {} "
+                  "kv_heads, feed-forward {}",
+                  static_cast<double>(count) / 1e6, config.hidden, config.layers, config.heads,
+                  config.head_dim, config.kv_heads, config.ffn));
+  progress_.Say(fmt::format("mesh: ring {}, data-parallel {}, {} threads a rank, {}, {}",
+                            rank_.ring.size(), rank_.data_parallel.size(),
+                            rank_.context.team.size(), Name(options_.layout),
+                            Name(options_.compute)));
+  if (state_.step > 0) {
+    progress_.Say(fmt::format("continues {} after step {}", last_checkpoint_, state_.step));
+  }
+}
+
+double RankTrainer::SecondsHere() const { return Seconds(Clock::now() - started_); }
+
+double RankTrainer::PhaseTheta() const {
+  return RopeTheta(state_.rope_base, state_.rope_reference, phase().context,
+                   model_->config().head_dim);
+}
+
+bool RankTrainer::PhaseIsOver() const {
+  if (!timed()) return state_.phase_step >= phase().steps;
+  double share = 0;
+  for (int64_t p = 0; p <= state_.phase; ++p) share += schedule_[p].share;
+  return state_.seconds >= share * options_.max_seconds;
+}
+
+bool RankTrainer::IsFinished() const {
+  if (timed()) return state_.seconds >= options_.max_seconds;
+  return state_.step >= total_steps_;
+}
+
+void RankTrainer::EnterPhase() {
+  bool entered = reader_ == nullptr;
+  while (PhaseIsOver() && state_.phase + 1 < static_cast<int64_t>(schedule_.size())) {
+    ++state_.phase;
+    state_.phase_step = 0;
+    state_.phase_sequences = 0;
+    entered = true;
+  }
+  if (!entered) return;
+  reader_ = std::make_unique<SequenceReader>(corpus_.train(), phase().context,
+                                             PhaseSeed(options_.seed, state_.phase),
+                                             options_.layout, rank_.ring.size(), rank_.ring.rank());
+  peak_flops_ = std::max(peak_flops_, MeasureMeshPeak(rank_, options_.compute));
+}
+
+double RankTrainer::RunProgress() const {
+  if (timed()) return state_.seconds / options_.max_seconds;
+  const auto steps = static_cast<double>(std::max<int64_t>(1, total_steps_ - options_.warmup));
+  return static_cast<double>(state_.step - options_.warmup) / steps;
+}
+
+double RankTrainer::RemainingSeconds(double step_seconds) const {
+  if (timed()) return options_.max_seconds - state_.seconds;
+  const auto cost = [&](const ContextPhase& p) {
+    return static_cast<double>(p.batch * p.context) *
+           TrainFlopsPerToken(model_->config(), p.context);
+  };
+  double steps = static_cast<double>(phase().steps - state_.phase_step);
+  for (size_t p = static_cast<size_t>(state_.phase) + 1; p < schedule_.size(); ++p) {
+    steps += static_cast<double>(schedule_[p].steps) * cost(schedule_[p]) / cost(phase());
+  }
+  double remaining = steps * step_seconds;
+  if (options_.max_seconds > 0) {
+    remaining = std::min(remaining, options_.max_seconds - (state_.seconds - seconds_before_));
+  }
+  return remaining;
+}
+
+RankTrainer::StepSums RankTrainer::ForwardBackward() {
+  const int64_t groups = rank_.data_parallel.size();
+  const int64_t batch = phase().batch;
+  const int64_t sequences = groups * batch * options_.accumulate;
+  const auto gradient_scale =
+      static_cast<float>(1.0 / static_cast<double>(sequences * phase().context));
+  const double theta = PhaseTheta();
+  StepSums sums;
+  model_->ZeroGradients();
+  for (int64_t pass = 0; pass < options_.accumulate; ++pass) {
+    const int64_t first =
+        state_.phase_sequences + (pass * groups + rank_.data_parallel.rank()) * batch;
+    const TokenBatch tokens = reader_->Read(first, batch);
+    const LossSum loss =
+        model_->ForwardBackward(rank_.ring, tokens, theta, options_.recompute, gradient_scale);
+    sums.nats += loss.nats;
+    sums.targets += loss.tokens;
+    sums.bytes += reader_->target_bytes();
+  }
+  state_.phase_sequences += sequences;
+
+  const auto caught = [](int signal) { return SignalCatcher::Caught(signal) ? 1.0 : 0.0; };
+  const int64_t sent = rank_.ring.bytes_sent();
+  std::array<double, 8> values = {sums.nats,
+                                  static_cast<double>(sums.targets),
+                                  static_cast<double>(sums.bytes),
+                                  static_cast<double>(sent - bytes_sent_before_),
+                                  leads() ? SecondsHere() : 0.0,
+                                  caught(SIGTERM),
+                                  caught(SIGINT),
+                                  caught(SIGUSR1)};
+  bytes_sent_before_ = sent;
+  rank_.world.AllReduceSum(std::span<double>(values));
+  sums.nats = values[0];
+  sums.targets = std::llround(values[1]);
+  sums.bytes = std::llround(values[2]);
+  sums.bytes_sent = std::llround(values[3]);
+  sums.seconds = values[4];
+  if (values[7] > 0) sums.signal = StopReason::kUser1;
+  if (values[6] > 0) sums.signal = StopReason::kInterrupt;
+  if (values[5] > 0) sums.signal = StopReason::kTerminate;
+  if (rank_.world.size() > 1) {
+    for (Parameter& parameter : model_->parameters()) {
+      rank_.world.AllReduceSum(std::span<float>(
+          parameter.gradient.data<float>(), static_cast<size_t>(parameter.gradient.elements())));
+    }
+  }
+  return sums;
+}
+
+void RankTrainer::CheckFinite(const StepSums& sums, double gradient_norm) const {
+  const double loss = sums.nats / static_cast<double>(sums.targets);
+  if (std::isfinite(loss) && std::isfinite(gradient_norm)) return;
+  const std::string kept = last_checkpoint_.empty()
+                               ? "no checkpoint was saved yet"
+                               : fmt::format("the last good checkpoint is {}", last_checkpoint_);
+  throw Error(
+      fmt::format("step {}: the {} is not finite ({}), stopped before changing any "
+                  "parameter; {}; try a lower --learning-rate or a longer --warmup",
+                  state_.step + 1, std::isfinite(loss) ? "gradient norm" : "loss",
+                  std::isfinite(loss) ? gradient_norm : loss, kept));
+}
+
+StepRecord RankTrainer::Step(std::optional<StopReason>& stop) {
+  const auto begin = Clock::now();
+  const StepSums sums = ForwardBackward();
+  const double norm = optimizer_->GradientNorm();
+  CheckFinite(sums, norm);
+  const LearningRateSchedule schedule = {
+      .peak = options_.learning_rate,
+      .floor = options_.learning_rate * options_.learning_rate_floor,
+      .warmup = options_.warmup};
+  const double rate = schedule.At(state_.step, RunProgress());
+  const bool clips = options_.clip > 0 && norm > options_.clip;
+  optimizer_->Step(state_.step + 1, rate, clips ? options_.clip / norm : 1.0);
+  model_->ParametersChanged();
+
+  ++state_.step;
+  ++state_.phase_step;
+  state_.tokens += sums.targets;
+  state_.seconds = seconds_before_ + sums.seconds;
+  if (sums.signal != StopReason::kFinished) {
+    stop = sums.signal;
+  } else if (IsFinished()) {
+    stop = StopReason::kFinished;
+  } else if (options_.max_seconds > 0 && sums.seconds >= options_.max_seconds) {
+    stop = StopReason::kMaxSeconds;
+  }
+
+  StepRecord record;
+  record.step = state_.step;
+  record.loss = sums.nats / static_cast<double>(sums.targets);
+  record.bits_per_byte =
+      sums.nats / std::numbers::ln2 / static_cast<double>(std::max<int64_t>(1, sums.bytes));
+  record.tokens = sums.targets;
+  record.seconds = Seconds(Clock::now() - begin);
+  record.tokens_per_second = static_cast<double>(record.tokens) / record.seconds;
+  record.mfu = record.tokens_per_second * TrainFlopsPerToken(model_->config(), phase().context) /
+               peak_flops_;
+  record.learning_rate = rate;
+  record.gradient_norm = norm;
+  record.context = phase().context;
+  record.rope_theta = PhaseTheta();
+  record.attention_work = reader_->attention_work();
+  record.bytes_sent = sums.bytes_sent;
+  return record;
+}
+
+void RankTrainer::FillMemory(StepRecord& record) {
+  const MemoryMeter::Reading mine = rank_.context.meter.peak();
+  const auto all = rank_.world.AllGather(std::as_bytes(std::span(&mine, 1)));
+  for (const auto& bytes : all) {
+    MemoryMeter::Reading reading;
+    std::memcpy(&reading, bytes.data(), sizeof reading);
+    if (reading.total > record.peak_bytes.total) record.peak_bytes = reading;
+  }
+}
+
+void RankTrainer::FillGrowth(StepRecord& record) {
+  const std::array<int64_t, 2> mine = {PeakResidentBytes() - resident_before_,
+                                       rank_.context.meter.peak().total - metered_before_};
+  const auto all = rank_.world.AllGather(std::as_bytes(std::span(mine)));
+  double worst = -1;
+  int64_t metered_sum = 0;
+  for (const auto& bytes : all) {
+    std::array<int64_t, 2> growth{};
+    std::memcpy(growth.data(), bytes.data(), sizeof growth);
+    metered_sum += growth[1];
+    const double apart = std::abs(static_cast<double>(growth[0] - growth[1]));
+    if (apart <= worst) continue;
+    worst = apart;
+    record.resident_growth = growth[0];
+    record.metered_growth = growth[1];
+  }
+  if (!UnderMpi()) record.metered_growth = metered_sum;  // the ranks share this process
+}
+
+void RankTrainer::EvaluateHeldout(StepRecord& record) {
+  if (options_.eval_tokens == 0 || corpus_.heldout().tokens() < 2) return;
+  EvaluateOptions options;
+  options.context = phase().context;
+  options.layout = options_.layout;
+  options.max_tokens = options_.eval_tokens;
+  options.rope_theta = PhaseTheta();
+  options.progress = [&](int64_t done, int64_t in_all) {
+    progress_.Note(
+        fmt::format("step {}  held-out loss: {} of {} tokens", state_.step, done, in_all));
+  };
+  const Evaluation evaluation = Evaluate(rank_, *model_, corpus_.heldout(), options);
+  record.heldout_loss = evaluation.loss;
+  record.heldout_bits_per_byte = evaluation.bits_per_byte;
+}
+
+void RankTrainer::Save() {
+  if (leads()) {
+    ModelConfig config = model_->config();
+    config.rope_theta = PhaseTheta();
+    // A model from --init was trained on its own longest context too.
+    config.max_positions =
+        options_.init.empty() ? phase().context : std::max(state_.rope_reference, phase().context);
+    SaveCheckpoint(RunFolder(), state_, *model_, config, *optimizer_, options_.keep);
+  }
+  last_checkpoint_ = run_folder::Checkpoint(RunFolder(), state_.step);
+  rank_.world.Barrier();
+}
+
+TrainResult RankTrainer::Run() {
+  TrainResult result;
+  model_->ZeroGradients();  // touched now, so that the first step's growth is the step's alone
+  resident_before_ = ResidentBytes();
+  metered_before_ = rank_.context.meter.current().total;
+  started_ = Clock::now();
+  if (IsFinished()) {
+    progress_.Say(fmt::format("nothing left to do: the run ended at step {}", state_.step));
+  }
+  double smooth_seconds = 0;
+  int64_t smooth_phase = -1;
+  while (!IsFinished()) {
+    EnterPhase();
+    std::optional<StopReason> stop;
+    StepRecord record = Step(stop);
+    smooth_seconds =
+        smooth_phase == state_.phase ? 0.9 * smooth_seconds + 0.1 * record.seconds : record.seconds;
+    smooth_phase = state_.phase;
+    // A signal's sender is waiting: no evaluation then.
+    const bool ends = stop == StopReason::kFinished || stop == StopReason::kMaxSeconds;
+    if (ends || (options_.eval_every > 0 && state_.step % options_.eval_every == 0)) {
+      EvaluateHeldout(record);
+    }
+    record.final = ends;
+    if (stop && *stop != StopReason::kFinished) record.stopped_by = SignalName(*stop);
+    if (stop || state_.step % options_.log_every == 0 || record.heldout_loss) {
+      FillMemory(record);
+      if (ends) FillGrowth(record);
+      if (leads()) metrics_->Append(ToJson(record));
+    }
+    progress_.Step(record, total_steps_, stop ? 0 : RemainingSeconds(smooth_seconds));
+    if (stop || (options_.save_every > 0 && state_.step % options_.save_every == 0)) Save();
+    result.heldout_bits_per_byte = record.heldout_bits_per_byte;
+    if (stop) {
+      result.reason = *stop;
+      break;
+    }
+  }
+  result.step = state_.step;
+  result.checkpoint = last_checkpoint_;
+  if (result.reason == StopReason::kFinished) {
+    progress_.Say(fmt::format("done: {}", result.checkpoint));
+  } else {
+    progress_.Say(
+        fmt::format("stopped by {} after step {}; saved {}; continue with: ringwise train "
+                    "--resume {}",
+                    SignalName(result.reason), result.step, result.checkpoint, RunFolder()));
+  }
+  return result;
+}
+
+}  // namespace ringwise

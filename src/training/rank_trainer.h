@@ -1,0 +1,94 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "ringwise/corpus.h"
+#include "ringwise/launch.h"
+#include "ringwise/llama.h"
+#include "ringwise/trainer.h"
+#include "training/checkpoint.h"
+#include "training/metrics.h"
+#include "training/optimizer.h"
+#include "training/progress.h"
+#include "training/sequence_reader.h"
+
+namespace ringwise {
+
+// One rank's part of Train. Every rank holds the whole model and takes the same decisions from the
+// same sums, so all step, evaluate, save and stop together; rank 0 alone writes files and speaks.
+class RankTrainer {
+ public:
+  // Makes or loads the model; with the data and the options checked, makes the run folder.
+  // Collective.
+  RankTrainer(Rank& rank, const TrainOptions& options, const Corpus& corpus);
+
+  // Trains to the end of the schedule, or until told to stop. Collective.
+  TrainResult Run();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  // What the ranks agree on in one sum, once a step.
+  struct StepSums {
+    double nats = 0;
+    int64_t targets = 0;
+    int64_t bytes = 0;  // targets that are no separators
+    int64_t bytes_sent = 0;
+    double seconds = 0;                         // of this process's training, by rank 0's clock
+    StopReason signal = StopReason::kFinished;  // kFinished: none
+  };
+
+  bool leads() const { return rank_.world.rank() == 0; }
+  bool timed() const { return schedule_.front().share > 0; }
+  const ContextPhase& phase() const { return schedule_[state_.phase]; }
+  double SecondsHere() const;
+
+  void MakeModel();
+  void Resume();
+  void StartFolder();
+  void Announce();
+
+  void EnterPhase();  // moves to the phase that the next step belongs to
+  bool PhaseIsOver() const;
+  bool IsFinished() const;
+  double RunProgress() const;  // [0, 1], after the warm-up
+  double RemainingSeconds(double step_seconds) const;
+  double PhaseTheta() const;
+
+  StepRecord Step(std::optional<StopReason>& stop);
+  StepSums ForwardBackward();
+  void CheckFinite(const StepSums& sums, double gradient_norm) const;
+  void FillMemory(StepRecord& record);
+  void FillGrowth(StepRecord& record);
+  void EvaluateHeldout(StepRecord& record);
+  void Save();
+  std::string RunFolder() const;
+
+  Rank& rank_;
+  TrainOptions options_;
+  const Corpus& corpus_;
+  std::vector<ContextPhase> schedule_;
+  int64_t total_steps_ = 0;  // 0 where time decides
+
+  std::unique_ptr<Llama> model_;
+  std::unique_ptr<AdamW> optimizer_;
+  TrainState state_;
+  double seconds_before_ = 0;  // of training, in earlier processes
+  Clock::time_point started_;
+
+  std::unique_ptr<SequenceReader> reader_;  // of the current phase
+  double peak_flops_ = 0;
+  int64_t bytes_sent_before_ = 0;
+  int64_t resident_before_ = 0;
+  int64_t metered_before_ = 0;
+  std::string last_checkpoint_;
+  std::unique_ptr<MetricsFile> metrics_;  // on rank 0
+  Progress progress_;
+};
+
+}  // namespace ringwise

@@ -1,0 +1,129 @@
+#include "training/run_folder.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <system_error>
+
+#include "formats/file_io.h"
+#include "ringwise/error.h"
+
+namespace ringwise {
+namespace fs = std::filesystem;
+
+namespace {
+
+std::string Reason(int error) { return std::system_category().message(error); }
+
+}  // namespace
+
+namespace run_folder {
+
+std::string Metrics(const std::string& run) { return (fs::path(run) / "metrics.jsonl").string(); }
+std::string Config(const std::string& run) { return (fs::path(run) / "config.toml").string(); }
+std::string Checkpoints(const std::string& run) { return (fs::path(run) / "checkpoints").string(); }
+std::string Checkpoint(const std::string& run, int64_t step) {
+  return (fs::path(Checkpoints(run)) / fmt::format("step-{}", step)).string();
+}
+std::string Latest(const std::string& run) {
+  return (fs::path(Checkpoints(run)) / "latest").string();
+}
+
+void Create(const std::string& run) {
+  std::error_code error;
+  if (fs::exists(run, error) && !(fs::is_directory(run, error) && fs::is_empty(run, error))) {
+    if (fs::exists(Config(run), error)) {
+      throw UsageError(fmt::format(
+          "{} already holds a run: continue it with --resume {}, or choose another --out", run,
+          run));
+    }
+    throw UsageError(
+        fmt::format("--out {} exists and is not an empty folder: choose another", run));
+  }
+  if (!fs::create_directories(Checkpoints(run), error) && error) {
+    throw FileError(fmt::format("{}: cannot make the run folder: {}", run, error.message()));
+  }
+}
+
+std::string NewestCheckpoint(const std::string& run) {
+  std::error_code error;
+  if (!fs::is_directory(run, error)) {
+    throw FileError(fmt::format("{}: no such run folder", run));
+  }
+  const fs::path latest = Latest(run);
+  if (fs::is_symlink(latest, error) && fs::exists(latest, error)) {
+    return (latest.parent_path() / fs::read_symlink(latest)).string();
+  }
+  // The very first save was cut off between its two last moves: the folder is whole.
+  int64_t newest = -1;
+  for (const auto& entry : fs::directory_iterator(Checkpoints(run), error)) {
+    const std::string name = entry.path().filename().string();
+    int64_t step = -1;
+    if (std::sscanf(name.c_str(), "step-%ld", &step) == 1) newest = std::max(newest, step);
+  }
+  if (newest < 0) {
+    throw FileError(fmt::format(
+        "{} holds no checkpoint yet: start it again, in another or an emptied folder", run));
+  }
+  return Checkpoint(run, newest);
+}
+
+}  // namespace run_folder
+
+void FlushFolder(const std::string& folder) {
+  const int descriptor = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) {
+    throw FileError(fmt::format("{}: cannot open: {}", folder, Reason(errno)));
+  }
+  // Some file systems cannot flush a folder (EINVAL); they order its changes themselves.
+  const int error = fsync(descriptor) == 0 || errno == EINVAL ? 0 : errno;
+  close(descriptor);
+  if (error != 0) throw FileError(fmt::format("{}: cannot flush: {}", folder, Reason(error)));
+}
+
+void ReplaceFile(const std::string& path, std::string_view text) {
+  const std::string temporary = path + ".new";
+  std::error_code error;
+  try {
+    WriteTextFile(temporary, text);
+  } catch (...) {
+    fs::remove(temporary, error);
+    throw;
+  }
+  fs::rename(temporary, path, error);
+  if (error) throw FileError(fmt::format("{}: cannot replace: {}", path, error.message()));
+  FlushFolder(fs::path(path).parent_path().string());
+}
+
+void ReplaceLink(const std::string& target, const std::string& link) {
+  const std::string temporary = link + ".new";
+  std::error_code error;
+  fs::remove(temporary, error);
+  fs::create_symlink(target, temporary, error);
+  if (!error) fs::rename(temporary, link, error);
+  if (error) throw FileError(fmt::format("{}: cannot make the link: {}", link, error.message()));
+  FlushFolder(fs::path(link).parent_path().string());
+}
+
+void CutMetrics(const std::string& path, int64_t step) {
+  std::error_code error;
+  if (!fs::exists(path, error)) return;
+  std::istringstream lines(ReadTextFile(path));
+  std::string kept;
+  std::string line;
+  while (std::getline(lines, line)) {
+    nlohmann::ordered_json record = nlohmann::ordered_json::parse(line, nullptr, false);
+    if (!record.is_object() || !record.contains("step")) break;  // torn by a crash
+    if (record["step"].get<int64_t>() > step) break;
+    // A finished run that goes on is no longer finished.
+    kept += (record.erase("final") > 0 ? record.dump() : line) + "\n";
+  }
+  ReplaceFile(path, kept);
+}
+
+}  // namespace ringwise

@@ -1,0 +1,183 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+
+#include "ringwise/corpus.h"
+#include "ringwise/error.h"
+#include "ringwise/trainer.h"
+
+namespace ringwise {
+namespace {
+
+void Require(bool holds, const std::string& what) {
+  if (!holds) throw UsageError(what);
+}
+
+template <class Number>
+void RequireAtLeast(const char* flag, Number value, Number least) {
+  Require(value >= least, fmt::format("--{} must be {} or more, found {}", flag, least, value));
+}
+
+void CheckSchedule(const TrainOptions& options) {
+  const std::vector<ContextPhase>& schedule = options.context_schedule;
+  double shares = 0;
+  for (const ContextPhase& phase : schedule) {
+    Require(
+        (phase.share > 0) == (schedule.front().share > 0) && (phase.share > 0) != (phase.steps > 0),
+        "--context-schedule: give every phase steps, or every phase a share of the time (60%)");
+    shares += phase.share;
+  }
+  if (shares == 0) return;
+  Require(
+      std::abs(shares - 1) < 1e-6,
+      fmt::format("--context-schedule: the shares must add up to 100%, found {:g}%", shares * 100));
+  Require(options.max_seconds > 0,
+          "--context-schedule: shares of the time need --max-seconds, the time");
+  Require(options.steps == 0,
+          "--steps and shares of the time contradict each other: leave one out");
+}
+
+std::string Quote(const std::string& text) {
+  std::string quoted = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') quoted += '\\';
+    if (c == '\n') {
+      quoted += "\\n";
+    } else {
+      quoted += c;
+    }
+  }
+  return quoted + "\"";
+}
+
+std::string Absolute(const std::string& path) {
+  std::error_code error;
+  const std::filesystem::path absolute = std::filesystem::absolute(path, error);
+  return error ? path : absolute.lexically_normal().string();
+}
+
+const char* RecomputeName(Recompute recompute) {
+  switch (recompute) {
+    case Recompute::kNone:
+      return "none";
+    case Recompute::kAttention:
+      return "attention";
+    case Recompute::kBlock:
+      return "block";
+  }
+  return "";
+}
+
+}  // namespace
+
+TrainOptions WithDefaults(TrainOptions options) {
+  ModelConfig& model = options.model;
+  if (model.kv_heads == 0) model.kv_heads = model.heads;
+  if (model.head_dim == 0 && model.heads > 0) model.head_dim = model.hidden / model.heads;
+  if (model.ffn == 0) model.ffn = (model.hidden * 8 / 3 + 31) / 32 * 32;
+  if (model.max_positions == 0) {
+    for (const ContextPhase& phase : EffectiveSchedule(options)) {
+      model.max_positions = std::max(model.max_positions, phase.context);
+    }
+  }
+  return options;
+}
+
+void Validate(const TrainOptions& options) {
+  Require(!options.data.empty(), "--data is needed: files or folders of text to train on");
+  Require(!options.out.empty() || !options.resume.empty(),
+          "--out is needed: the folder to write the run to");
+  RequireAtLeast<int64_t>("steps", options.steps, 0);
+  RequireAtLeast<int64_t>("context", options.context, 1);
+  RequireAtLeast<int64_t>("batch", options.batch, 1);
+  RequireAtLeast<int64_t>("accumulate", options.accumulate, 1);
+  RequireAtLeast<int64_t>("warmup", options.warmup, 0);
+  RequireAtLeast<int64_t>("eval-every", options.eval_every, 0);
+  RequireAtLeast<int64_t>("eval-tokens", options.eval_tokens, 0);
+  RequireAtLeast<int64_t>("save-every", options.save_every, 0);
+  RequireAtLeast<int64_t>("keep", options.keep, 1);
+  RequireAtLeast<int64_t>("log-every", options.log_every, 1);
+  Require(options.learning_rate >= 0 && std::isfinite(options.learning_rate),
+          fmt::format("--learning-rate must be 0 or more, found {}", options.learning_rate));
+  Require(options.learning_rate_floor >= 0 && options.learning_rate_floor <= 1,
+          fmt::format("--learning-rate-floor must be in [0, 1], found {}",
+                      options.learning_rate_floor));
+  Require(options.beta1 >= 0 && options.beta1 < 1,
+          fmt::format("--beta1 must be in [0, 1), found {}", options.beta1));
+  Require(options.beta2 >= 0 && options.beta2 < 1,
+          fmt::format("--beta2 must be in [0, 1), found {}", options.beta2));
+  Require(options.epsilon > 0, fmt::format("--epsilon must be above 0, found {}", options.epsilon));
+  RequireAtLeast("weight-decay", options.weight_decay, 0.0);
+  RequireAtLeast("clip", options.clip, 0.0);
+  RequireAtLeast("max-seconds", options.max_seconds, 0.0);
+  Require(options.heldout_fraction >= 0 && options.heldout_fraction < 1,
+          fmt::format("--heldout must be in [0, 1), found {}", options.heldout_fraction));
+  CheckSchedule(options);
+  if (!options.init.empty()) return;  // the shapes are the model's
+  Validate(options.model);
+  Require(options.model.vocab >= kByteVocab,
+          fmt::format("--vocab must be {} or more (the bytes and the separator), found {}",
+                      kByteVocab, options.model.vocab));
+}
+
+std::string ToToml(const TrainOptions& options) {
+  std::string text = "# What `ringwise train` was run with; read by --resume and --config.\n";
+  const auto number = [&](const char* key, auto value) {
+    text += fmt::format("{} = {}\n", key, value);
+  };
+  const auto name = [&](const char* key, const std::string& value) {
+    text += fmt::format("{} = {}\n", key, Quote(value));
+  };
+  std::string paths;
+  for (const std::string& path : options.data) {
+    if (!paths.empty()) paths += ", ";
+    paths += Quote(Absolute(path));
+  }
+  text += fmt::format("data = [{}]\n", paths);
+  if (!options.init.empty()) name("init", Absolute(options.init));
+  number("ring", options.mesh.ring);
+  number("data-parallel", options.mesh.data_parallel);
+  number("threads", options.mesh.threads);
+  number("timeout", options.mesh.timeout_seconds);
+  name("layout", std::string(Name(options.layout)));
+  name("dtype", std::string(Name(options.compute)));
+  name("recompute", RecomputeName(options.recompute));
+  number("steps", options.steps);
+  number("context", options.context);
+  number("batch", options.batch);
+  number("accumulate", options.accumulate);
+  if (!options.context_schedule.empty()) {
+    name("context-schedule", FormatContextSchedule(options.context_schedule));
+  }
+  number("hidden", options.model.hidden);
+  number("layers", options.model.layers);
+  number("heads", options.model.heads);
+  number("kv-heads", options.model.kv_heads);
+  number("head-dim", options.model.head_dim);
+  number("ffn", options.model.ffn);
+  number("vocab", options.model.vocab);
+  number("rope-theta", options.model.rope_theta);
+  number("norm-eps", options.model.rms_norm_eps);
+  number("tied-embeddings", options.model.tied_embeddings);
+  number("learning-rate", options.learning_rate);
+  number("learning-rate-floor", options.learning_rate_floor);
+  number("warmup", options.warmup);
+  number("weight-decay", options.weight_decay);
+  number("beta1", options.beta1);
+  number("beta2", options.beta2);
+  number("epsilon", options.epsilon);
+  number("clip", options.clip);
+  number("seed", options.seed);
+  number("heldout", options.heldout_fraction);
+  number("eval-every", options.eval_every);
+  number("eval-tokens", options.eval_tokens);
+  number("save-every", options.save_every);
+  number("keep", options.keep);
+  number("log-every", options.log_every);
+  number("max-seconds", options.max_seconds);
+  return text;
+}
+
+}  // namespace ringwise
