@@ -105,6 +105,14 @@ void WriteTextFile(const std::string& path, std::string_view text) {
   writer.Finish();
 }
 
+void FlushFolder(const std::string& folder) {
+  const int descriptor = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const bool flushed = descriptor >= 0 && (fsync(descriptor) == 0 || errno == EINVAL);
+  const int error = errno;
+  if (descriptor >= 0) close(descriptor);
+  if (!flushed) throw FileError(fmt::format("{}: cannot write: {}", folder, SystemReason(error)));
+}
+
 std::string Quoted(std::string_view text) {
   constexpr size_t kLongest = 80;
   std::string result = "'";

@@ -52,6 +52,9 @@ class FileWriter {
 std::string ReadTextFile(const std::string& path);
 void WriteTextFile(const std::string& path, std::string_view text);  // flushed to the disk
 
+// Flushes a folder's list of files to the disk, so that files made in it survive a crash.
+void FlushFolder(const std::string& folder);
+
 // `text`, which may come from a hostile file, for a message of one line: in quotes, control
 // characters and bytes that are not ASCII escaped, cut after 80 characters.
 std::string Quoted(std::string_view text);

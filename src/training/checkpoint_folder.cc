@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "formats/file_io.h"
 #include "ringwise/error.h"
 #include "training/run_folder.h"
 

@@ -1,10 +1,7 @@
 #include "training/run_folder.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <cerrno>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -15,12 +12,6 @@
 
 namespace ringwise {
 namespace fs = std::filesystem;
-
-namespace {
-
-std::string Reason(int error) { return std::system_category().message(error); }
-
-}  // namespace
 
 namespace run_folder {
 
@@ -74,17 +65,6 @@ std::string NewestCheckpoint(const std::string& run) {
 }
 
 }  // namespace run_folder
-
-void FlushFolder(const std::string& folder) {
-  const int descriptor = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (descriptor < 0) {
-    throw FileError(fmt::format("{}: cannot open: {}", folder, Reason(errno)));
-  }
-  // Some file systems cannot flush a folder (EINVAL); they order its changes themselves.
-  const int error = fsync(descriptor) == 0 || errno == EINVAL ? 0 : errno;
-  close(descriptor);
-  if (error != 0) throw FileError(fmt::format("{}: cannot flush: {}", folder, Reason(error)));
-}
 
 void ReplaceFile(const std::string& path, std::string_view text) {
   const std::string temporary = path + ".new";

@@ -27,8 +27,6 @@ std::string NewestCheckpoint(const std::string& run);
 
 // Replaces the file by way of a temporary one beside it, flushed to the disk. Throws FileError.
 void ReplaceFile(const std::string& path, std::string_view text);
-// Flushes the folder's own entries (names made, renamed, removed in it) to the disk.
-void FlushFolder(const std::string& folder);
 // Makes `link` point to `target`, replacing an older link in one step.
 void ReplaceLink(const std::string& target, const std::string& link);
 

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "attention/tile_operands.h"
+#include "attention/tiling.h"
+
+namespace ringwise {
+
+// Keys that are transposed together, and so the longest key tile. A multiple of the register tile's
+// rows; part of the block's format.
+inline constexpr int64_t kKeyChunk = 384;
+
+// The key/value block of forward. Per batch and kv_head:
+//   keys    [kv_len][padded head_dim]: left factor of the scores
+//   values  transposed by chunks of kKeyChunk keys, [head_dim][padded chunk]: left factor of output
+// Padding to an even length, for bf16 alone, is zero: products take pairs.
+template <class Storage>
+class ForwardBlock {
+ public:
+  static constexpr int64_t kGroup = kRowGroup<Storage>;
+
+  ForwardBlock(int64_t kv_len, int64_t kv_heads, int64_t head_dim, const std::byte* bytes = nullptr)
+      : kv_len_(kv_len),
+        kv_heads_(kv_heads),
+        head_dim_(head_dim),
+        elements_(reinterpret_cast<const Storage*>(bytes)) {}
+
+  int64_t padded_head_dim() const { return RoundUp(head_dim_, kGroup); }
+  int64_t HeadElements() const {
+    return kv_len_ * padded_head_dim() + head_dim_ * RoundUp(kv_len_, kGroup);
+  }
+
+  // Rows of keys from local index `key` on.
+  Rows<Storage> Keys(int64_t batch, int64_t kv_head, int64_t key) const {
+    return {Head(batch, kv_head) + key * padded_head_dim(), padded_head_dim()};
+  }
+  // Rows are dimensions, columns keys from local index `key` to the end of its chunk.
+  Rows<Storage> Values(int64_t batch, int64_t kv_head, int64_t key) const {
+    const int64_t begin = key / kKeyChunk * kKeyChunk;
+    const int64_t width = RoundUp(std::min(kKeyChunk, kv_len_ - begin), kGroup);
+    return {Head(batch, kv_head) + kv_len_ * padded_head_dim() + begin * head_dim_ + key - begin,
+            width};
+  }
+
+ private:
+  const Storage* Head(int64_t batch, int64_t kv_head) const {
+    return elements_ + (batch * kv_heads_ + kv_head) * HeadElements();
+  }
+
+  int64_t kv_len_;
+  int64_t kv_heads_;
+  int64_t head_dim_;
+  const Storage* elements_;
+};
+
+}  // namespace ringwise

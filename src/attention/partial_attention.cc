@@ -1,0 +1,37 @@
+#include "attention/partial_attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numbers>
+
+namespace ringwise {
+
+void Merge(const PartialAttention& partial, const PartialAttention& state) {
+  const int64_t head_dim = state.head_dim;
+  for (int64_t row = 0; row < state.rows; ++row) {
+    if (partial.row_sum[row] == 0) continue;
+    const float* from = partial.output + row * head_dim;
+    float* to = state.output + row * head_dim;
+    if (state.row_sum[row] == 0) {
+      std::copy_n(from, head_dim, to);
+      state.row_max[row] = partial.row_max[row];
+      state.row_sum[row] = partial.row_sum[row];
+      continue;
+    }
+    const float high = std::max(state.row_max[row], partial.row_max[row]);
+    const float keep = std::exp2(state.row_max[row] - high);
+    const float add = std::exp2(partial.row_max[row] - high);
+    for (int64_t i = 0; i < head_dim; ++i) to[i] = keep * to[i] + add * from[i];
+    state.row_max[row] = high;
+    state.row_sum[row] = keep * state.row_sum[row] + add * partial.row_sum[row];
+  }
+}
+
+RowResult Normalise(float row_max, float row_sum) {
+  if (row_sum == 0) return {0.0f, -std::numeric_limits<float>::infinity()};
+  const double log2_sum = static_cast<double>(row_max) + std::log2(static_cast<double>(row_sum));
+  return {1.0f / row_sum, static_cast<float>(log2_sum * std::numbers::ln2)};
+}
+
+}  // namespace ringwise

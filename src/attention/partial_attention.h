@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstdint>
+
+namespace ringwise {
+
+// Attention of some rows over some of the keys, as a value. With t = log2(e) * score:
+//   row_max = a reference, near the largest t           row_sum = sum_j 2^(t_j - row_max)
+//   output  = sum_j 2^(t_j - row_max) v_j
+// row_sum 0: nothing seen yet, and output is undefined.
+struct PartialAttention {
+  float* output = nullptr;  // [rows, head_dim]
+  float* row_max = nullptr;
+  float* row_sum = nullptr;
+  int64_t rows = 0;
+  int64_t head_dim = 0;
+};
+
+// state = state and partial together: over the keys of both. The order of merges decides the last
+// bits, so callers keep it fixed. NaN rows stay NaN.
+void Merge(const PartialAttention& partial, const PartialAttention& state);
+
+// What a merged row means. A row that saw nothing has factor 0 and logsumexp -inf.
+struct RowResult {
+  float factor = 0;  // output = factor * partial output
+  float logsumexp = 0;
+};
+RowResult Normalise(float row_max, float row_sum);
+
+}  // namespace ringwise

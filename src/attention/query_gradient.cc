@@ -1,0 +1,79 @@
+#include "attention/query_gradient.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cstring>
+
+#include "kernels/tile_kernels.h"
+
+namespace ringwise {
+
+QueryGradient::QueryGradient(Context& context, const std::vector<RowBlock>& blocks, int64_t batch,
+                             int64_t heads, int64_t group, int64_t head_dim)
+    : context_(context),
+      heads_(heads),
+      group_(group),
+      head_dim_(head_dim),
+      copies_(context.team.size()) {
+  for (const RowBlock& block : blocks) {
+    for (int64_t begin = 0; begin < block.count(); begin += kPanel) {
+      panels_.push_back(Part(block, begin, kPanel));
+      offsets_.push_back(columns_);
+      columns_ += RoundUp(panels_.back().count(), kLanes);
+    }
+  }
+  sum_ = Buffer(context.meter, MemoryCategory::kActivations,
+                batch * heads * HeadElements() * sizeof(float));
+  context.team.Run([&](int thread) {
+    const Range part =
+        SplitRange(static_cast<int64_t>(sum_.size()), context.team.size(), thread, 4096);
+    if (part.size() > 0) std::memset(sum_.data() + part.begin, 0, part.size());
+  });
+}
+
+QueryGradient::Panel QueryGradient::At(float* heads, int64_t head, int64_t begin) const {
+  const auto panel = std::lower_bound(
+      panels_.begin(), panels_.end(), begin,
+      [](const RowBlock& block, int64_t local_index) { return block.begin < local_index; });
+  assert(panel != panels_.end() && panel->begin == begin);
+  return {heads + head * HeadElements() + offsets_[panel - panels_.begin()] * head_dim_,
+          RoundUp(panel->count(), kLanes)};
+}
+
+void QueryGradient::ClearPrivate(int thread) {
+  Buffer& copy = copies_[thread];
+  const size_t bytes = group_ * HeadElements() * sizeof(float);
+  if (copy.size() != bytes) copy = Buffer(context_.meter, MemoryCategory::kWorkspace, bytes);
+  std::memset(copy.data(), 0, bytes);
+}
+
+void QueryGradient::Reduce(int thread, int64_t group_index, int parts, int index) {
+  const int64_t elements = group_ * HeadElements();
+  const Range part = SplitRange(elements, parts, index, 64);
+  float* sum = sum_.as<float>() + group_index * elements;
+  const float* copy = copies_[thread].as<float>();
+  for (int64_t i = part.begin; i < part.end; ++i) sum[i] += copy[i];
+}
+
+void QueryGradient::Finish(double scale, TensorView query_gradient) {
+  const auto panels = static_cast<int64_t>(panels_.size());
+  const int64_t batch_heads = query_gradient.shape[0] * heads_;
+  const auto factor = static_cast<float>(scale);
+  context_.team.ForEach(batch_heads * panels, [&](int64_t index, int) {
+    const int64_t batch_head = index / panels;
+    const RowBlock& rows = panels_[index % panels];
+    const Panel panel = Sum(batch_head, rows.begin);
+    float transposed[kPanel * 256];
+    Transpose(panel.data, panel.stride, head_dim_, rows.count(), transposed, head_dim_);
+    DispatchDType(query_gradient.dtype, [&]<class T>(T) {
+      for (int64_t row = 0; row < rows.count(); ++row) {
+        T* to = query_gradient.at<T>(batch_head / heads_, rows.begin + row, batch_head % heads_);
+        for (int64_t i = 0; i < head_dim_; ++i) {
+          to[i] = T(factor * transposed[row * head_dim_ + i]);
+        }
+      }
+    });
+  });
+}
+
+}  // namespace ringwise

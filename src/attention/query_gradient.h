@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "attention/tiling.h"
+#include "ringwise/context.h"
+#include "ringwise/tensor.h"
+
+namespace ringwise {
+
+// dq of a shard while it accumulates: f32, transposed by panels of kPanel queries, because products
+// make it so. Several threads may work on one head: the first adds to the sum itself, each other to
+// a private copy of that head group, and Reduce adds the copies in thread order.
+class QueryGradient {
+ public:
+  // `blocks` are the query blocks; each is cut into panels. `group` heads share a kv_head.
+  QueryGradient(Context& context, const std::vector<RowBlock>& blocks, int64_t batch, int64_t heads,
+                int64_t group, int64_t head_dim);
+
+  struct Panel {
+    float* data = nullptr;  // [head_dim][stride]
+    int64_t stride = 0;     // the panel's queries, rounded up to kLanes
+  };
+
+  // The panel at query `begin` (local index) of a head, in the sum itself.
+  Panel Sum(int64_t batch_head, int64_t begin) { return At(sum_.as<float>(), batch_head, begin); }
+  // The same in the private copy of `thread`, which holds head group batch_head / group.
+  Panel Private(int thread, int64_t batch_head, int64_t begin) {
+    return At(copies_[thread].as<float>(), batch_head % group_, begin);
+  }
+
+  // Makes and zeroes the private copy of the calling thread.
+  void ClearPrivate(int thread);
+  // Part `index` of `parts` of: sum of head group += the copy of `thread`.
+  void Reduce(int thread, int64_t group_index, int parts, int index);
+
+  // Writes scale * dq [batch, q_len, heads, head_dim] in the view's type.
+  void Finish(double scale, TensorView query_gradient);
+
+ private:
+  Panel At(float* heads, int64_t head, int64_t begin) const;
+  int64_t HeadElements() const { return columns_ * head_dim_; }
+
+  Context& context_;
+  int64_t heads_;
+  int64_t group_;
+  int64_t head_dim_;
+  int64_t columns_ = 0;           // of all panels, padding included
+  std::vector<RowBlock> panels_;  // every panel, in order
+  std::vector<int64_t> offsets_;  // of each panel, in columns
+  Buffer sum_;                    // [batch, heads, panels]
+  std::vector<Buffer> copies_;    // of each thread, [group, panels]
+};
+
+}  // namespace ringwise

@@ -1,0 +1,88 @@
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "attention/tiling.h"
+#include "kernels/tile_kernels.h"
+#include "ringwise/mask.h"
+#include "ringwise/tensor.h"
+
+// How tensors of the storage type become factors of tile products. The two types differ where the
+// CPU has no bf16 products: bf16 rows are then widened to float as they are used.
+namespace ringwise {
+
+template <class Storage, class Operand>
+inline constexpr bool kWidens = !std::is_same_v<Storage, Operand>;
+
+// A matrix in rows.
+template <class T>
+struct Rows {
+  const T* data = nullptr;
+  int64_t stride = 0;
+};
+
+inline void Widen(const float* from, int64_t count, float* to) { std::copy_n(from, count, to); }
+inline void Widen(const bf16* from, int64_t count, float* to) {
+  for (int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(from[i]);
+}
+
+// The rows as factors: themselves, or widened into `scratch` (`length` apart).
+template <class Operand, class Storage>
+Rows<Operand> AsOperand(Rows<Storage> rows, int64_t count, int64_t length, Operand* scratch) {
+  if constexpr (kWidens<Storage, Operand>) {
+    for (int64_t row = 0; row < count; ++row) {
+      Widen(rows.data + row * rows.stride, length, scratch + row * length);
+    }
+    return {scratch, length};
+  } else {
+    return rows;
+  }
+}
+
+// Rows of one batch and head of a tensor [batch, length, heads, head_dim].
+template <class T>
+Rows<T> HeadRows(const ConstTensorView& view, int64_t batch, int64_t row, int64_t head) {
+  return {view.at<T>(batch, row, head), view.strides[1]};
+}
+
+// Which columns each key of `keys` is visible from, and the keys between the first and the last
+// that any query sees.
+struct VisibleRows {
+  int begin = 0;
+  int end = 0;
+};
+inline VisibleRows FindVisible(const Mask& mask, const PositionRun& queries,
+                               const PositionRun& keys, ColumnRange* ranges) {
+  VisibleRows rows;
+  for (int row = 0; row < keys.count; ++row) {
+    const VisibleQueries visible = QueriesThatSee(mask, queries, keys[row]);
+    ranges[row] = {visible.begin, visible.end};
+    if (visible.begin >= visible.end) continue;
+    if (rows.end == 0) rows.begin = row;
+    rows.end = row + 1;
+  }
+  return rows;
+}
+
+// Calls the progress hook now and then: from member 0, every so many multiplications.
+class ProgressCounter {
+ public:
+  ProgressCounter(const std::function<void()>& hook, int thread)
+      : hook_(thread == 0 && hook ? &hook : nullptr) {}
+
+  void Worked(int64_t multiplications) {
+    if (hook_ == nullptr) return;
+    work_ += multiplications;
+    if (work_ < kInterval) return;
+    work_ = 0;
+    (*hook_)();
+  }
+
+ private:
+  static constexpr int64_t kInterval = 8'000'000;  // a fraction of a millisecond
+  const std::function<void()>* hook_;
+  int64_t work_ = 0;
+};
+
+}  // namespace ringwise

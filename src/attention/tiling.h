@@ -1,0 +1,58 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "ringwise/memory.h"
+#include "ringwise/positions.h"
+
+namespace ringwise {
+
+// Consecutive rows of a shard that lie in one position run.
+struct RowBlock {
+  int64_t begin = 0;      // local index of the first
+  PositionRun positions;  // of all of them
+
+  int64_t count() const { return positions.count; }
+};
+
+// Cuts the rows of a shard into blocks of at most `rows`, in order. A block never spans two runs.
+// With `aligned` none spans a multiple of `rows` in local indices either.
+std::vector<RowBlock> CutIntoBlocks(const Positions& positions, int64_t rows, bool aligned);
+
+// Part of a block.
+inline RowBlock Part(const RowBlock& block, int64_t begin, int64_t count) {
+  return {block.begin + begin,
+          {block.positions[begin], std::min(count, block.count() - begin), block.positions.stride}};
+}
+
+inline int64_t RoundUp(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+// Hands out arrays from one buffer, in order. Two passes: one without memory that counts bytes, one
+// that hands out.
+class Arena {
+ public:
+  Arena() = default;
+  explicit Arena(std::byte* memory) : memory_(memory) {}
+
+  template <class T>
+  T* Take(int64_t count) {
+    // Arrays whose distance is a multiple of 4096 bytes would evict each other.
+    constexpr size_t kLine = 64;
+    const size_t begin = used_;
+    used_ =
+        (used_ + static_cast<size_t>(count) * sizeof(T) + kLine - 1) / kLine * kLine + 5 * kLine;
+    return memory_ == nullptr ? nullptr : reinterpret_cast<T*>(memory_ + begin);
+  }
+  size_t used() const { return used_; }
+
+ private:
+  std::byte* memory_ = nullptr;
+  size_t used_ = 0;
+};
+
+}  // namespace ringwise

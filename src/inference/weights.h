@@ -1,0 +1,22 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "ringwise/llama.h"
+
+namespace ringwise {
+
+// The weights of a model folder: model.safetensors, or the files that model.safetensors.index.json
+// names.
+
+// Writes model.safetensors (F32) and flushes it to the disk. Throws FileError.
+void WriteWeights(const std::vector<Parameter>& parameters, const std::string& folder);
+
+// Reads every parameter's value, converting BF16 and F16. Tensors that are no weight of their own
+// are passed over: a tied output head stored beside the embedding, and the rotary frequencies that
+// old files hold. Throws FileError naming the file and the tensor: missing, unexpected, of another
+// shape or type; parameters may have been changed in part.
+void ReadWeights(std::vector<Parameter>& parameters, const std::string& folder);
+
+}  // namespace ringwise

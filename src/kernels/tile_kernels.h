@@ -1,0 +1,90 @@
+#pragma once
+
+#include <cstdint>
+
+#include "ringwise/dtype.h"
+
+// What attention does to one tile of scores, on one thread. Tiles are transposed: rows are keys,
+// columns are queries, at most kPanel of them. Running maxima and sums are then vectors over
+// queries, and probabilities are written in the order in which the next product reads them.
+//
+// Legend
+//   panel    up to kPanel = 64 columns; buffers are kPanel wide whatever the number of columns,
+//            and columns up to the next multiple of kLanes may be read and overwritten
+//   Operand  float or bf16: the type of the factors of products; sums are f32
+//   packed   the right factor of a product, rows k, columns n, `ld` columns apart: float [k][ld];
+//            bf16 [k / 2][ld][2], rows in pairs, an odd last row paired with zeros
+namespace ringwise {
+
+inline constexpr int kPanel = 64;
+inline constexpr int kLanes = 16;
+
+// Rows of a right factor come in groups of this many.
+template <class Operand>
+inline constexpr int kRowGroup = 1;
+template <>
+inline constexpr int kRowGroup<bf16> = 2;
+
+// Columns [begin, end) of a row.
+struct ColumnRange {
+  int32_t begin = 0;
+  int32_t end = 0;
+};
+
+// A tile of scores as the first product leaves it.
+struct ScoreTile {
+  const float* scores = nullptr;  // [rows][kPanel]
+  int rows = 0;
+  int columns = 0;
+  float scale = 0;                       // of scores; logarithms are to base 2
+  const ColumnRange* visible = nullptr;  // of each row; null: every column
+};
+
+template <class Operand>
+struct TileKernels {
+  // c[m, n] (= or +=) a[m, k] b[k, n]: a in rows `lda` apart, b packed, c in rows `ldc` apart.
+  // k is a multiple of kRowGroup; n is at most kPanel. The sum over k is made first, then added.
+  void (*product)(const Operand* a, int64_t lda, const Operand* b, int64_t ldb, int m, int n, int k,
+                  float* c, int64_t ldc, bool accumulate);
+
+  // maxima[column] = largest visible scale * score, -inf without any.
+  void (*score_maxima)(const ScoreTile& tile, float* maxima);
+
+  // t = scale * score - reference[column]; p = 2^t where visible, else 0, packed with ld kPanel.
+  // sums[column] = sum of p before rounding. excess[column] = largest visible t, -inf without any.
+  // Returns the largest excess. NaN scores give NaN p and sums, and do not count for the excess.
+  float (*softmax)(const ScoreTile& tile, const float* reference, Operand* p, float* sums,
+                   float* excess);
+
+  // p = 2^(scale * score - logsumexp[column]), ds = p (dp - delta[column]) where visible, else 0.
+  // dp [rows][kPanel]. p, ds: rows `ld` apart; packed_ds: packed with `ld` (float: null, because ds
+  // itself is packed).
+  void (*softmax_gradient)(const ScoreTile& tile, const float* dp, const float* logsumexp,
+                           const float* delta, Operand* p, Operand* ds, Operand* packed_ds,
+                           int64_t ld);
+
+  // matrix[row][column] *= factors[column] of rows [0, rows), kPanel wide.
+  void (*scale_columns)(const float* factors, int rows, float* matrix);
+
+  // Packs the transpose of `rows` <= kPanel rows of `length` elements: [length][kPanel], columns
+  // past `rows` zero.
+  void (*pack_transposed)(const Operand* source, int64_t stride, int rows, int length,
+                          Operand* packed);
+  // Packs rows as they are, in panels of kPanel columns, each [rows rounded up to
+  // kRowGroup][kPanel] and `panel_stride` elements from the last; columns past `length` zero.
+  void (*pack_rows)(const Operand* source, int64_t stride, int rows, int length,
+                    int64_t panel_stride, Operand* packed);
+};
+
+// The kernels of this machine's instruction set. For bf16 null where the CPU has no bf16 products:
+// then operands are floats.
+const TileKernels<float>& FloatTileKernels();
+const TileKernels<bf16>* NativeBf16TileKernels();
+
+// transposed[column][row] = source[row][column], plain types, rows `stride` apart; any size.
+void Transpose(const float* source, int64_t stride, int64_t rows, int64_t columns,
+               float* transposed, int64_t transposed_stride);
+void Transpose(const bf16* source, int64_t stride, int64_t rows, int64_t columns, bf16* transposed,
+               int64_t transposed_stride);
+
+}  // namespace ringwise
