@@ -1,0 +1,101 @@
+#include "ringwise/launch.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <thread>
+#include <vector>
+
+#include "comm/launch_parts.h"
+#include "comm/shared_failure.h"
+#include "comm/thread_communicator.h"
+
+namespace ringwise {
+namespace {
+
+void LaunchThreads(const MeshOptions& options, const std::function<void(Rank&)>& body) {
+  const Mesh mesh = ResolveMesh(options, 0);
+  const int ranks = mesh.ring * mesh.data_parallel;
+  const int threads = options.threads > 0 ? options.threads : std::max(1, AvailableCores() / ranks);
+  const auto failure = std::make_shared<SharedFailure>();
+  const auto worlds = MakeThreadCommunicators(ranks, options.timeout_seconds, failure);
+  const auto run = [&](int rank) {
+    try {
+      RunRank(*worlds[rank], mesh, threads, body);
+    } catch (...) {
+      failure->Set(rank, std::current_exception());
+    }
+  };
+  {
+    std::vector<std::jthread> others;  // joined here, whatever happens
+    for (int rank = 1; rank < ranks; ++rank) {
+      try {
+        others.emplace_back(run, rank);
+      } catch (...) {  // no more threads: the ranks that run already must not wait for this one
+        failure->Set(rank, std::current_exception());
+        break;
+      }
+    }
+    run(0);
+  }
+  if (failure->first()) std::rethrow_exception(failure->first());
+}
+
+}  // namespace
+
+bool UnderMpi() {
+  // Set by mpirun of Open MPI, and by any launcher that speaks PMIx. Asking MPI itself would start
+  // it, which takes a second and must not happen in a plain run.
+  return std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr || std::getenv("PMIX_RANK") != nullptr;
+}
+
+Mesh ResolveMesh(const MeshOptions& options, int ranks) {
+  const int ring = options.ring;
+  const int data_parallel = options.data_parallel;
+  if (ring < 0 || data_parallel < 0 || options.threads < 0) {
+    throw UsageError(
+        fmt::format("ring, data-parallel and threads must be 1 or more, found {}, {} "
+                    "and {}",
+                    ring, data_parallel, options.threads));
+  }
+  if (!(options.timeout_seconds > 0)) {
+    throw UsageError(
+        fmt::format("the time-out must be above 0 s, found {}", options.timeout_seconds));
+  }
+  if (ranks == 0) return {std::max(1, ring), std::max(1, data_parallel)};
+  Mesh mesh{ring, data_parallel};
+  if (mesh.ring == 0) mesh.ring = ranks / std::max(1, data_parallel);
+  if (mesh.data_parallel == 0) mesh.data_parallel = ranks / mesh.ring;
+  if (mesh.ring == 0 || mesh.data_parallel == 0 || mesh.ring * mesh.data_parallel != ranks) {
+    const auto shown = [](int count) {
+      return count == 0 ? std::string("any") : std::to_string(count);
+    };
+    throw UsageError(fmt::format(
+        "the job has {} ranks, which is not ring x data-parallel = {} x {}: start it "
+        "with mpirun -n {}, or change the flags",
+        ranks, shown(ring), shown(data_parallel), std::max(1, ring) * std::max(1, data_parallel)));
+  }
+  return mesh;
+}
+
+void RunRank(Communicator& world, const Mesh& mesh, int threads,
+             const std::function<void(Rank&)>& body) {
+  const auto ring = world.Split(world.rank() / mesh.ring);
+  const auto data_parallel = world.Split(world.rank() % mesh.ring);
+  ThreadTeam team(threads);
+  MemoryMeter meter;
+  Context context{team, meter};
+  Rank rank{world, *ring, *data_parallel, context};
+  body(rank);
+}
+
+void Launch(const MeshOptions& options, const std::function<void(Rank&)>& body) {
+  if (UnderMpi()) {
+    LaunchMpi(options, body);
+  } else {
+    LaunchThreads(options, body);
+  }
+}
+
+}  // namespace ringwise

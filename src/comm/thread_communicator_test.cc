@@ -1,0 +1,158 @@
+#include "comm/thread_communicator.h"
+
+#include <chrono>
+
+#include "comm/communicator_conformance.h"
+
+namespace ringwise {
+namespace {
+
+std::exception_ptr RunThreads(int size, double timeout_seconds,
+                              const std::function<void(Communicator&)>& body) {
+  const auto failure = std::make_shared<SharedFailure>();
+  const auto ranks = MakeThreadCommunicators(size, timeout_seconds, failure);
+  std::vector<std::thread> threads;
+  for (const auto& rank : ranks) {
+    threads.emplace_back([&failure, &body, &comm = *rank] {
+      try {
+        body(comm);
+      } catch (...) {
+        failure->Set(comm.rank(), std::current_exception());
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return failure->first();
+}
+
+template <int kSize>
+struct ThreadRanks {
+  static void Run(const std::function<void(Communicator&)>& body) {
+    const std::exception_ptr error = RunThreads(kSize, 60, body);
+    if (error) std::rethrow_exception(error);
+  }
+};
+
+using Sizes = testing::Types<ThreadRanks<1>, ThreadRanks<2>, ThreadRanks<3>, ThreadRanks<4>,
+                             ThreadRanks<5>, ThreadRanks<8>>;
+INSTANTIATE_TYPED_TEST_SUITE_P(Threads, CommunicatorTest, Sizes);
+
+// What a rank is doing when another one throws.
+using Blocked = void (*)(Communicator&);
+const std::pair<const char*, Blocked> kBlocked[] = {
+    {"receive",
+     [](Communicator& comm) {
+       std::vector<std::byte> bytes(1000);
+       auto transfer = comm.Receive(bytes, 1, 0);
+       comm.Wait(transfer);
+     }},
+    {"send",
+     [](Communicator& comm) {
+       const std::vector<std::byte> bytes(1000);
+       auto transfer = comm.Send(bytes, 1, 0);
+       comm.Wait(transfer);
+     }},
+    {"barrier", [](Communicator& comm) { comm.Barrier(); }},
+    {"sum",
+     [](Communicator& comm) {
+       std::vector<float> values(1000);
+       comm.AllReduceSum(std::span<float>(values));
+     }},
+    {"gather", [](Communicator& comm) { comm.AllGather({}); }},
+    {"broadcast",
+     [](Communicator& comm) {
+       std::vector<std::byte> bytes(10);
+       comm.Broadcast(bytes, 1);
+     }},
+    {"split", [](Communicator& comm) { comm.Split(0); }},
+    {"barrier of a part",
+     [](Communicator& comm) {
+       // Rank 0's part has no failed rank in it, and waits for one that is blocked elsewhere.
+       std::vector<std::byte> bytes(10);
+       auto transfer = comm.Receive(bytes, 1, 0);
+       comm.Wait(transfer);
+     }},
+};
+
+TEST(ThreadCommunicator, ARankThatThrowsReleasesTheOthers) {
+  for (const auto& [name, blocked] : kBlocked) {
+    SCOPED_TRACE(name);
+    for (int repeat = 0; repeat < 5; ++repeat) {
+      std::atomic<int> released{0};
+      const std::exception_ptr first = RunThreads(3, 60, [&](Communicator& comm) {
+        auto part = comm.Split(comm.rank() == 1 ? 1 : 0);
+        if (comm.rank() == 1) {
+          if (repeat > 0) std::this_thread::sleep_for(std::chrono::milliseconds(repeat));
+          throw FileError("disk full");
+        }
+        try {
+          if (comm.rank() == 2) {
+            part->Barrier();
+            part->Barrier();
+          }
+          blocked(comm);
+        } catch (const PeerError& error) {
+          EXPECT_STREQ(error.what(), "rank 1 failed: disk full");
+          ++released;
+        }
+        // So do all calls from now on.
+        EXPECT_THROW(comm.Barrier(), PeerError);
+        EXPECT_THROW(comm.Send({}, 0, 0), PeerError);
+        EXPECT_THROW(part->Receive({}, 0, 0), PeerError);
+      });
+      EXPECT_EQ(released, 2);
+      ASSERT_TRUE(first);
+      EXPECT_THROW(std::rethrow_exception(first), FileError);
+    }
+  }
+}
+
+TEST(ThreadCommunicator, ASilentPeerIsAnErrorAfterTheTimeOut) {
+  for (const bool in_barrier : {false, true}) {
+    std::atomic<bool> ended{false};
+    const std::exception_ptr first = RunThreads(3, 0.2, [&](Communicator& comm) {
+      if (comm.rank() == 2) {
+        while (!ended) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        return;
+      }
+      try {
+        std::vector<std::byte> bytes(10);
+        auto transfer = comm.Receive(bytes, 2, 0);
+        if (in_barrier) comm.Barrier();
+        comm.Wait(transfer);
+        ADD_FAILURE();
+      } catch (...) {
+        ended = true;
+        throw;
+      }
+    });
+    ASSERT_TRUE(first);
+    try {
+      std::rethrow_exception(first);
+    } catch (const PeerError& error) {
+      EXPECT_THAT(error.what(), testing::HasSubstr("waited 0.2 s"));
+      EXPECT_THAT(error.what(), testing::HasSubstr(in_barrier ? "the other ranks" : "rank 2"));
+    }
+  }
+}
+
+// Memory of a rank that unwinds is not touched any more: the sanitizers watch.
+TEST(ThreadCommunicator, UnwindingTakesItsTransfersBack) {
+  RunThreads(2, 60, [](Communicator& comm) {
+    if (comm.rank() == 0) {
+      const std::vector<std::byte> bytes(100000);
+      std::vector<std::byte> never(100);
+      auto send = comm.Send(bytes, 1, 0);
+      auto receive = comm.Receive(never, 1, 1);
+      throw Error("first");
+    }
+    std::vector<std::byte> bytes(100000);
+    auto receive = comm.Receive(bytes, 0, 0);
+    comm.Wait(receive);
+    auto send = comm.Send(bytes, 0, 1);
+    comm.Wait(send);
+  });
+}
+
+}  // namespace
+}  // namespace ringwise
