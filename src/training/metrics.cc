@@ -48,8 +48,10 @@ std::string ToJson(const StepRecord& record) {
   add("heldout_loss", record.heldout_loss);
   add("heldout_bits_per_byte", record.heldout_bits_per_byte);
   add("stopped_by", record.stopped_by);
-  add("resident_growth", record.resident_growth);
-  add("metered_growth", record.metered_growth);
+  if (record.growth) {
+    json["resident_growth"] = record.growth->resident;
+    json["metered_growth"] = record.growth->metered;
+  }
   if (record.final) json["final"] = true;
   return json.dump();
 }

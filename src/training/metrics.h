@@ -6,6 +6,7 @@
 
 #include "ringwise/memory.h"
 #include "ringwise/model_config.h"
+#include "training/mesh_memory.h"
 
 namespace ringwise {
 
@@ -34,10 +35,7 @@ struct StepRecord {
   std::optional<double> heldout_bits_per_byte;
   std::optional<std::string> stopped_by;  // "SIGTERM", ...: the run is not finished
   bool final = false;
-  // In the final record: how far this process's resident memory grew over what it was before the
-  // first step, and what the meter says it should have; of the rank where they differ most.
-  std::optional<int64_t> resident_growth;
-  std::optional<int64_t> metered_growth;
+  std::optional<MemoryGrowth> growth;  // in the final record: since before the first step
 };
 
 std::string ToJson(const StepRecord& record);

@@ -1,5 +1,6 @@
 #include "training/optimizer.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -18,7 +19,7 @@ std::vector<Parameter> MakeParameters(MemoryMeter& meter) {
   std::vector<Parameter> parameters;
   const std::vector<std::pair<Shape, bool>> kinds = {{Shape{250, 301}, true}, {Shape{37}, false}};
   for (const auto& [shape, decays] : kinds) {
-    Parameter parameter{.name = "p" + std::to_string(parameters.size()),
+    Parameter parameter{.name = fmt::format("p{}", parameters.size()),
                         .value = Tensor(meter, MemoryCategory::kParameters, DType::kF32, shape),
                         .gradient = Tensor(meter, MemoryCategory::kGradients, DType::kF32, shape),
                         .decays = decays};

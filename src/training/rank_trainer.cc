@@ -6,13 +6,12 @@
 #include <array>
 #include <cmath>
 #include <csignal>
-#include <cstring>
 #include <numbers>
 
 #include "ringwise/error.h"
 #include "ringwise/evaluate.h"
 #include "ringwise/model_folder.h"
-#include "training/learning_rate.h"
+#include "training/mesh_memory.h"
 #include "training/mesh_peak.h"
 #include "training/run_folder.h"
 #include "training/signals.h"
@@ -48,16 +47,9 @@ double Seconds(std::chrono::steady_clock::duration duration) {
 }  // namespace
 
 RankTrainer::RankTrainer(Rank& rank, const TrainOptions& options, const Corpus& corpus)
-    : rank_(rank),
-      options_(options),
-      corpus_(corpus),
-      schedule_(EffectiveSchedule(options)),
-      progress_(rank.world.rank() == 0) {
-  if (!timed()) {
-    for (const ContextPhase& phase : schedule_) total_steps_ += phase.steps;
-  }
+    : rank_(rank), options_(options), corpus_(corpus), progress_(rank.world.rank() == 0) {
   // All phases' contexts must fit the data: better said now than an hour later.
-  for (const ContextPhase& phase : schedule_) {
+  for (const ContextPhase& phase : EffectiveSchedule(options)) {
     ContextSampler(corpus_.train().tokens(), phase.context, 0);
   }
   MakeModel();
@@ -77,7 +69,8 @@ std::string RankTrainer::RunFolder() const {
 
 void RankTrainer::MakeModel() {
   ModelConfig config = options_.model;
-  state_.rope_reference = schedule_.front().context;
+  const std::vector<ContextPhase> phases = EffectiveSchedule(options_);
+  state_.rope_reference = phases.front().context;
   if (!options_.resume.empty()) {
     const std::string checkpoint = run_folder::NewestCheckpoint(options_.resume);
     state_ = ReadTrainState(checkpoint);
@@ -93,20 +86,15 @@ void RankTrainer::MakeModel() {
                       options_.init, config.vocab, kByteVocab));
     }
   }
-  if (state_.phase >= static_cast<int64_t>(schedule_.size())) {
-    throw UsageError(
-        fmt::format("the run has reached phase {} of its context schedule, but the one "
-                    "given has {}",
-                    state_.phase + 1, schedule_.size()));
-  }
   if (options_.resume.empty()) {
     state_.rope_base = config.rope_theta;
     state_.seed = options_.seed;
     state_.train_tokens = corpus_.train().tokens();
   }
-  for (const ContextPhase& phase : schedule_) {
+  for (const ContextPhase& phase : phases) {
     config.max_positions = std::max(config.max_positions, phase.context);
   }
+  schedule_ = std::make_unique<RunSchedule>(options_, state_);
   if (options_.resume.empty() && !options_.init.empty()) {
     model_ = LoadModel(rank_.context, options_.init, options_.compute);
   } else {
@@ -179,54 +167,13 @@ double RankTrainer::PhaseTheta() const {
                    model_->config().head_dim);
 }
 
-bool RankTrainer::PhaseIsOver() const {
-  if (!timed()) return state_.phase_step >= phase().steps;
-  double share = 0;
-  for (int64_t p = 0; p <= state_.phase; ++p) share += schedule_[p].share;
-  return state_.seconds >= share * options_.max_seconds;
-}
-
-bool RankTrainer::IsFinished() const {
-  if (timed()) return state_.seconds >= options_.max_seconds;
-  return state_.step >= total_steps_;
-}
-
 void RankTrainer::EnterPhase() {
-  bool entered = reader_ == nullptr;
-  while (PhaseIsOver() && state_.phase + 1 < static_cast<int64_t>(schedule_.size())) {
-    ++state_.phase;
-    state_.phase_step = 0;
-    state_.phase_sequences = 0;
-    entered = true;
-  }
-  if (!entered) return;
+  const bool moved = schedule_->Advance();
+  if (reader_ && !moved) return;
   reader_ = std::make_unique<SequenceReader>(corpus_.train(), phase().context,
                                              PhaseSeed(options_.seed, state_.phase),
                                              options_.layout, rank_.ring.size(), rank_.ring.rank());
   peak_flops_ = std::max(peak_flops_, MeasureMeshPeak(rank_, options_.compute));
-}
-
-double RankTrainer::RunProgress() const {
-  if (timed()) return state_.seconds / options_.max_seconds;
-  const auto steps = static_cast<double>(std::max<int64_t>(1, total_steps_ - options_.warmup));
-  return static_cast<double>(state_.step - options_.warmup) / steps;
-}
-
-double RankTrainer::RemainingSeconds(double step_seconds) const {
-  if (timed()) return options_.max_seconds - state_.seconds;
-  const auto cost = [&](const ContextPhase& p) {
-    return static_cast<double>(p.batch * p.context) *
-           TrainFlopsPerToken(model_->config(), p.context);
-  };
-  double steps = static_cast<double>(phase().steps - state_.phase_step);
-  for (size_t p = static_cast<size_t>(state_.phase) + 1; p < schedule_.size(); ++p) {
-    steps += static_cast<double>(schedule_[p].steps) * cost(schedule_[p]) / cost(phase());
-  }
-  double remaining = steps * step_seconds;
-  if (options_.max_seconds > 0) {
-    remaining = std::min(remaining, options_.max_seconds - (state_.seconds - seconds_before_));
-  }
-  return remaining;
 }
 
 RankTrainer::StepSums RankTrainer::ForwardBackward() {
@@ -297,11 +244,7 @@ StepRecord RankTrainer::Step(std::optional<StopReason>& stop) {
   const StepSums sums = ForwardBackward();
   const double norm = optimizer_->GradientNorm();
   CheckFinite(sums, norm);
-  const LearningRateSchedule schedule = {
-      .peak = options_.learning_rate,
-      .floor = options_.learning_rate * options_.learning_rate_floor,
-      .warmup = options_.warmup};
-  const double rate = schedule.At(state_.step, RunProgress());
+  const double rate = schedule_->LearningRate();
   const bool clips = options_.clip > 0 && norm > options_.clip;
   optimizer_->Step(state_.step + 1, rate, clips ? options_.clip / norm : 1.0);
   model_->ParametersChanged();
@@ -312,7 +255,7 @@ StepRecord RankTrainer::Step(std::optional<StopReason>& stop) {
   state_.seconds = seconds_before_ + sums.seconds;
   if (sums.signal != StopReason::kFinished) {
     stop = sums.signal;
-  } else if (IsFinished()) {
+  } else if (schedule_->Finished()) {
     stop = StopReason::kFinished;
   } else if (options_.max_seconds > 0 && sums.seconds >= options_.max_seconds) {
     stop = StopReason::kMaxSeconds;
@@ -335,35 +278,6 @@ StepRecord RankTrainer::Step(std::optional<StopReason>& stop) {
   record.attention_work = reader_->attention_work();
   record.bytes_sent = sums.bytes_sent;
   return record;
-}
-
-void RankTrainer::FillMemory(StepRecord& record) {
-  const MemoryMeter::Reading mine = rank_.context.meter.peak();
-  const auto all = rank_.world.AllGather(std::as_bytes(std::span(&mine, 1)));
-  for (const auto& bytes : all) {
-    MemoryMeter::Reading reading;
-    std::memcpy(&reading, bytes.data(), sizeof reading);
-    if (reading.total > record.peak_bytes.total) record.peak_bytes = reading;
-  }
-}
-
-void RankTrainer::FillGrowth(StepRecord& record) {
-  const std::array<int64_t, 2> mine = {PeakResidentBytes() - resident_before_,
-                                       rank_.context.meter.peak().total - metered_before_};
-  const auto all = rank_.world.AllGather(std::as_bytes(std::span(mine)));
-  double worst = -1;
-  int64_t metered_sum = 0;
-  for (const auto& bytes : all) {
-    std::array<int64_t, 2> growth{};
-    std::memcpy(growth.data(), bytes.data(), sizeof growth);
-    metered_sum += growth[1];
-    const double apart = std::abs(static_cast<double>(growth[0] - growth[1]));
-    if (apart <= worst) continue;
-    worst = apart;
-    record.resident_growth = growth[0];
-    record.metered_growth = growth[1];
-  }
-  if (!UnderMpi()) record.metered_growth = metered_sum;  // the ranks share this process
 }
 
 void RankTrainer::EvaluateHeldout(StepRecord& record) {
@@ -398,15 +312,14 @@ void RankTrainer::Save() {
 TrainResult RankTrainer::Run() {
   TrainResult result;
   model_->ZeroGradients();  // touched now, so that the first step's growth is the step's alone
-  resident_before_ = ResidentBytes();
-  metered_before_ = rank_.context.meter.current().total;
+  const MemoryBaseline baseline(rank_.context.meter);
   started_ = Clock::now();
-  if (IsFinished()) {
+  if (schedule_->Finished()) {
     progress_.Say(fmt::format("nothing left to do: the run ended at step {}", state_.step));
   }
   double smooth_seconds = 0;
   int64_t smooth_phase = -1;
-  while (!IsFinished()) {
+  while (!schedule_->Finished()) {
     EnterPhase();
     std::optional<StopReason> stop;
     StepRecord record = Step(stop);
@@ -421,11 +334,12 @@ TrainResult RankTrainer::Run() {
     record.final = ends;
     if (stop && *stop != StopReason::kFinished) record.stopped_by = SignalName(*stop);
     if (stop || state_.step % options_.log_every == 0 || record.heldout_loss) {
-      FillMemory(record);
-      if (ends) FillGrowth(record);
+      record.peak_bytes = LargestPeak(rank_);
+      if (ends) record.growth = baseline.Growth(rank_);
       if (leads()) metrics_->Append(ToJson(record));
     }
-    progress_.Step(record, total_steps_, stop ? 0 : RemainingSeconds(smooth_seconds));
+    progress_.Step(record, schedule_->total_steps(),
+                   stop ? 0 : schedule_->RemainingSeconds(smooth_seconds, model_->config()));
     if (stop || (options_.save_every > 0 && state_.step % options_.save_every == 0)) Save();
     result.heldout_bits_per_byte = record.heldout_bits_per_byte;
     if (stop) {

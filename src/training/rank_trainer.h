@@ -15,6 +15,7 @@
 #include "training/metrics.h"
 #include "training/optimizer.h"
 #include "training/progress.h"
+#include "training/run_schedule.h"
 #include "training/sequence_reader.h"
 
 namespace ringwise {
@@ -44,8 +45,7 @@ class RankTrainer {
   };
 
   bool leads() const { return rank_.world.rank() == 0; }
-  bool timed() const { return schedule_.front().share > 0; }
-  const ContextPhase& phase() const { return schedule_[state_.phase]; }
+  const ContextPhase& phase() const { return schedule_->phase(); }
   double SecondsHere() const;
 
   void MakeModel();
@@ -53,18 +53,12 @@ class RankTrainer {
   void StartFolder();
   void Announce();
 
-  void EnterPhase();  // moves to the phase that the next step belongs to
-  bool PhaseIsOver() const;
-  bool IsFinished() const;
-  double RunProgress() const;  // [0, 1], after the warm-up
-  double RemainingSeconds(double step_seconds) const;
+  void EnterPhase();  // makes ready for the phase that the next step belongs to
   double PhaseTheta() const;
 
   StepRecord Step(std::optional<StopReason>& stop);
   StepSums ForwardBackward();
   void CheckFinite(const StepSums& sums, double gradient_norm) const;
-  void FillMemory(StepRecord& record);
-  void FillGrowth(StepRecord& record);
   void EvaluateHeldout(StepRecord& record);
   void Save();
   std::string RunFolder() const;
@@ -72,20 +66,16 @@ class RankTrainer {
   Rank& rank_;
   TrainOptions options_;
   const Corpus& corpus_;
-  std::vector<ContextPhase> schedule_;
-  int64_t total_steps_ = 0;  // 0 where time decides
-
   std::unique_ptr<Llama> model_;
   std::unique_ptr<AdamW> optimizer_;
   TrainState state_;
+  std::unique_ptr<RunSchedule> schedule_;
   double seconds_before_ = 0;  // of training, in earlier processes
   Clock::time_point started_;
 
   std::unique_ptr<SequenceReader> reader_;  // of the current phase
   double peak_flops_ = 0;
   int64_t bytes_sent_before_ = 0;
-  int64_t resident_before_ = 0;
-  int64_t metered_before_ = 0;
   std::string last_checkpoint_;
   std::unique_ptr<MetricsFile> metrics_;  // on rank 0
   Progress progress_;
