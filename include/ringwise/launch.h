@@ -29,6 +29,9 @@ struct Rank {
 // True under mpirun (or Slurm with PMIx): ranks are then this job's processes.
 bool UnderMpi();
 
+// The MPI library's own name and version ("Open MPI v4.1.4"); "none" in a build without MPI.
+std::string MpiVersion();
+
 // Runs `body` once on every rank and returns when all are done. Without MPI the ranks are threads
 // of this process; under MPI this process is one of them, and the job's size must be ring x
 // data_parallel. When a rank throws, every other rank's next communication throws PeerError, and

@@ -13,5 +13,6 @@ struct ExitWith {
 };
 
 // One a subcommand, each in its own file: adds the subcommand, its flags and what it runs.
+void AddInfo(CLI::App& app);
 
 }  // namespace ringwise
