@@ -95,6 +95,11 @@ void CheckFlags(const CLI::App& command, const std::string& path,
   }
 }
 
+// The check without its name in the help, where it would stand beside the unit.
+CLI::Validator Unnamed(const CLI::Validator& check) {
+  return CLI::Validator(check).description("");
+}
+
 constexpr std::pair<const char*, Layout> kLayouts[] = {{"contiguous", Layout::kContiguous},
                                                        {"striped", Layout::kStriped},
                                                        {"zigzag", Layout::kZigzag}};
@@ -199,25 +204,25 @@ void AddMeshFlags(CLI::App& command, MeshOptions& mesh) {
                   "Ranks along the sequence; 0: those left of mpirun's by --data-parallel, else 1")
       ->capture_default_str()
       ->type_name("N")
-      ->check(CLI::NonNegativeNumber);
+      ->check(Unnamed(CLI::NonNegativeNumber));
   command
       .add_option("--data-parallel", mesh.data_parallel,
                   "Groups of ranks that see different sequences; 0: what is left, else 1")
       ->capture_default_str()
       ->type_name("N")
-      ->check(CLI::NonNegativeNumber);
+      ->check(Unnamed(CLI::NonNegativeNumber));
   command
       .add_option("--threads", mesh.threads,
                   "Threads a rank; 0: the cores this job may use, over the ranks on this host")
       ->capture_default_str()
       ->type_name("N")
-      ->check(CLI::NonNegativeNumber);
+      ->check(Unnamed(CLI::NonNegativeNumber));
   command
       .add_option("--timeout", mesh.timeout_seconds,
                   "Seconds of silence after which a rank that is waited for has failed")
       ->capture_default_str()
       ->type_name("SECONDS")
-      ->check(CLI::PositiveNumber);
+      ->check(Unnamed(CLI::PositiveNumber));
 }
 
 void AddLayoutFlag(CLI::App& command, Layout& layout) {
@@ -247,7 +252,7 @@ void AddContextFlag(CLI::App& command, int64_t& context, const std::string& mean
   command.add_option("--context", context, meaning)
       ->capture_default_str()
       ->type_name("TOKENS")
-      ->check(CLI::PositiveNumber);
+      ->check(Unnamed(CLI::PositiveNumber));
 }
 
 void AddSeedFlag(CLI::App& command, uint64_t& seed, const std::string& meaning) {

@@ -229,14 +229,15 @@ RankTrainer::StepSums RankTrainer::ForwardBackward() {
 void RankTrainer::CheckFinite(const StepSums& sums, double gradient_norm) const {
   const double loss = sums.nats / static_cast<double>(sums.targets);
   if (std::isfinite(loss) && std::isfinite(gradient_norm)) return;
+  const char* what = std::isfinite(loss) ? "gradient norm" : "loss";
+  const double value = std::isfinite(loss) ? gradient_norm : loss;
   const std::string kept = last_checkpoint_.empty()
                                ? "no checkpoint was saved yet"
                                : fmt::format("the last good checkpoint is {}", last_checkpoint_);
   throw Error(
       fmt::format("step {}: the {} is not finite ({}), stopped before changing any "
                   "parameter; {}; try a lower --learning-rate or a longer --warmup",
-                  state_.step + 1, std::isfinite(loss) ? "gradient norm" : "loss",
-                  std::isfinite(loss) ? gradient_norm : loss, kept));
+                  state_.step + 1, what, std::isnan(value) ? "NaN" : "infinite", kept));
 }
 
 StepRecord RankTrainer::Step(std::optional<StopReason>& stop) {

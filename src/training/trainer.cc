@@ -2,33 +2,60 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
 
 #include "training/rank_trainer.h"
 #include "training/signals.h"
 
 namespace ringwise {
+namespace {
+
+// What the ranks that are threads of one process share.
+class Shared {
+ public:
+  // The data is mapped and indexed once.
+  const Corpus& OpenCorpus(const TrainOptions& options) {
+    const std::lock_guard lock(mutex_);
+    if (!corpus_) {
+      corpus_ = std::make_unique<Corpus>(CorpusOptions{.paths = options.data,
+                                                       .heldout_fraction = options.heldout_fraction,
+                                                       .seed = options.seed});
+    }
+    return *corpus_;
+  }
+  void CatchSignals() {
+    const std::lock_guard lock(mutex_);
+    if (!catcher_) catcher_.emplace();
+  }
+  // After a failure nobody looks at them any more, and the job's launcher may use them to end it.
+  void LetSignalsGo() {
+    const std::lock_guard lock(mutex_);
+    catcher_.reset();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::unique_ptr<Corpus> corpus_;
+  std::optional<SignalCatcher> catcher_;
+};
+
+}  // namespace
 
 TrainResult Train(const TrainOptions& given) {
   const TrainOptions options = WithDefaults(given);
-  const SignalCatcher catcher;
   TrainResult result;
-  // The data is mapped and indexed once a process: ranks that are its threads share it.
-  std::mutex mutex;
-  std::unique_ptr<Corpus> corpus;
+  Shared shared;
   Launch(options.mesh, [&](Rank& rank) {
     Validate(options);
-    {
-      const std::lock_guard lock(mutex);
-      if (!corpus) {
-        corpus =
-            std::make_unique<Corpus>(CorpusOptions{.paths = options.data,
-                                                   .heldout_fraction = options.heldout_fraction,
-                                                   .seed = options.seed});
-      }
+    RankTrainer trainer(rank, options, shared.OpenCorpus(options));
+    shared.CatchSignals();
+    try {
+      const TrainResult mine = trainer.Run();
+      if (rank.world.rank() == 0 || UnderMpi()) result = mine;
+    } catch (...) {
+      shared.LetSignalsGo();
+      throw;
     }
-    RankTrainer trainer(rank, options, *corpus);
-    const TrainResult mine = trainer.Run();
-    if (rank.world.rank() == 0 || UnderMpi()) result = mine;
   });
   return result;
 }
