@@ -4,6 +4,7 @@
 #include <functional>
 #include <span>
 
+#include "ringwise/dtype.h"
 #include "ringwise/launch.h"
 #include "ringwise/layout.h"
 #include "ringwise/llama.h"
@@ -17,6 +18,7 @@ struct GenerateOptions {
   uint64_t seed = 0;                // of the sampling: token n is a function of (seed, n, logits)
   int32_t stop_token = 256;         // ends the text, and is not reported; negative: nothing does
   Layout layout = Layout::kZigzag;  // of the prompt over the ring
+  DType compute = DType::kF32;      // of the products and of the cached keys and values
 };
 
 struct GenerateFigures {

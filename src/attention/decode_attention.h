@@ -16,8 +16,8 @@ struct DecodeShape {
   int64_t heads = 0;
   int64_t kv_heads = 0;  // divides heads
   int64_t head_dim = 0;
-  DType dtype = DType::kF32;    // of the cache
-  std::optional<double> scale;  // default head_dim^-1/2
+  DType dtype = DType::kF32;         // of the cache
+  std::optional<double> scale = {};  // default head_dim^-1/2
 };
 
 class DecodeAttention {

@@ -46,9 +46,9 @@ TEST(Sampler, FollowsTheDistribution) {
 TEST(Sampler, SeedAndIndexDecide) {
   const std::vector<float> logits(100, 0.0f);
   const auto draw = [&](uint64_t seed) {
-    std::vector<int32_t> tokens;
-    for (int i = 0; i < 20; ++i) {
-      tokens.push_back(SampleToken(logits, {.temperature = 1, .seed = seed}, i));
+    std::vector<int32_t> tokens(20);
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      tokens[i] = SampleToken(logits, {.temperature = 1, .seed = seed}, static_cast<int64_t>(i));
     }
     return tokens;
   };

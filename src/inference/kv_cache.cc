@@ -1,0 +1,58 @@
+#include "inference/kv_cache.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/convert.h"
+
+namespace ringwise {
+
+KeyValueCache::KeyValueCache(Context& context, const ModelConfig& config, DType dtype)
+    : context_(context),
+      kv_heads_(config.kv_heads),
+      head_dim_(config.head_dim),
+      dtype_(dtype),
+      layers_(static_cast<size_t>(config.layers)) {}
+
+void KeyValueCache::Reset(int64_t rows) {
+  rows_ = 0;
+  capacity_ = rows;
+  for (Layer& layer : layers_) {
+    Grow(layer.key);
+    Grow(layer.value);
+  }
+  rows_ = rows;
+}
+
+void KeyValueCache::Grow(Tensor& tensor) {
+  Tensor larger(context_.meter, MemoryCategory::kActivations, dtype_,
+                {capacity_, kv_heads_, head_dim_});
+  if (rows_ > 0) {
+    const auto bytes = static_cast<size_t>(rows_ * kv_heads_ * head_dim_) * SizeOf(dtype_);
+    std::memcpy(larger.view().memory, tensor.view().memory, bytes);
+  }
+  tensor = std::move(larger);
+}
+
+void KeyValueCache::AddRow() {
+  if (rows_ == capacity_) {
+    constexpr int64_t kLeast = 64;
+    capacity_ = std::max(kLeast, rows_ + rows_ / 2);
+    for (Layer& layer : layers_) {
+      Grow(layer.key);
+      Grow(layer.value);
+    }
+  }
+  ++rows_;
+}
+
+void KeyValueCache::SetLast(int64_t layer, const float* key, const float* value) {
+  Layer& tensors = layers_[static_cast<size_t>(layer)];
+  DispatchDType(dtype_, [&]<class Element>(Element) {
+    const int64_t width = kv_heads_ * head_dim_;
+    Convert(key, tensors.key.data<Element>() + (rows_ - 1) * width, width);
+    Convert(value, tensors.value.data<Element>() + (rows_ - 1) * width, width);
+  });
+}
+
+}  // namespace ringwise
