@@ -35,7 +35,7 @@ def check_format(fix):
 
 def check_scripts():
     good = True
-    shell = [*files(".sh"), *(path for path in [ROOT / ".ci/run"] if path.exists())]
+    shell = [*files(".sh"), ROOT / ".ci/run", ROOT / "scripts/hooks/pre-commit"]
     if subprocess.run(["shellcheck", "-x", *shell], cwd=ROOT, check=False).returncode != 0:
         good = False
     for path in files(".py"):

@@ -3,7 +3,7 @@
 #
 #   scripts/test.sh           everything: format, lint, all tests, then core, kernels, attention,
 #                             comm and ring again under the sanitizers
-#   scripts/test.sh --quick   format, and the C++ tests of the release build: for the hook
+#   scripts/test.sh --quick   format, rooms, and the C++ tests of the release build
 #
 # Installs what is missing: Debian packages (as root or by sudo), and the packages of
 # tests/requirements.txt in a virtual environment, build/venv or the one RINGWISE_TEST_VENV names.
@@ -80,13 +80,13 @@ ensure_packages "${BUILD_PACKAGES[@]}" clang-format clang-tidy libomp-dev shellc
   python3-venv || die "Installing packages failed."
 
 check "Format" scripts/lint.py format
+check "Rooms include only rooms below them" scripts/check_rooms.py
 if $quick; then
   check "Build" build build all -DCMAKE_BUILD_TYPE=Release
   [ "$failed" -eq 0 ] && tests release --test-dir build -j "$jobs" -LE python
   finish
 fi
 
-check "Rooms include only rooms below them" scripts/check_rooms.py
 check "Scripts" scripts/lint.py scripts
 venv=$(realpath -m "${RINGWISE_TEST_VENV:-build/venv}")
 check "Python packages" prepare_python "$venv"
