@@ -71,6 +71,9 @@ class Llama {
   // part: the sum over ranks is the gradient.
   LossSum ForwardBackward(Communicator& ring, const TokenBatch& batch, double rope_theta,
                           Recompute recompute, float gradient_scale);
+  // Logits of every row here, [batch * local rows, vocab] f32: as much memory as that is. For
+  // checks and small inputs.
+  void Logits(Communicator& ring, const TokenBatch& batch, double rope_theta, TensorView logits);
 
  private:
   class Impl;

@@ -1,0 +1,244 @@
+#include "transformer/decoder_layer.h"
+
+#include <utility>
+
+#include "kernels/convert.h"
+#include "kernels/rms_norm.h"
+#include "kernels/rotary.h"
+#include "kernels/swiglu.h"
+
+namespace ringwise {
+
+DecoderLayer::DecoderLayer(Gemm& gemm, const ModelConfig& config, const LayerParameters& parameters,
+                           DType compute)
+    : context_(gemm.context()),
+      config_(config),
+      compute_(compute),
+      qkv_(gemm, {parameters.query, parameters.key, parameters.value}, compute),
+      output_(gemm, {parameters.output}, compute),
+      gate_up_(gemm, {parameters.gate, parameters.up}, compute),
+      down_(gemm, {parameters.down}, compute),
+      attention_norm_(*parameters.attention_norm),
+      feed_forward_norm_(*parameters.feed_forward_norm) {}
+
+void DecoderLayer::WeightsChanged() {
+  for (Linear* linear : {&qkv_, &output_, &gate_up_, &down_}) linear->WeightsChanged();
+}
+
+Tensor DecoderLayer::Forward(const SequenceShard& shard, BlockWorkspace& work, Tensor x,
+                             Recompute recompute, LayerSaved& saved) {
+  Tensor qkv = ProjectQkv(shard, work, x);
+  Tensor attention = Activation(shard.rows(), config_.heads * config_.head_dim);
+  Tensor logsumexp;
+  Attend(shard, qkv, attention, logsumexp);
+  if (recompute == Recompute::kNone) {
+    saved.qkv = std::move(qkv);
+    saved.after_attention = Activation(shard.rows(), config_.hidden);
+    saved.gate_up = Activation(shard.rows(), 2 * config_.ffn);
+  } else {
+    qkv = Tensor();
+  }
+  Tensor y = Activation(shard.rows(), config_.hidden);
+  ForEachRowBlock(shard.rows(), work.block_rows(), [&](int64_t begin, int64_t rows) {
+    const bool keep = recompute == Recompute::kNone;
+    const TensorView y_rows = y.view().Slice(0, begin, rows);
+    // Without a place to keep it, the residual stream after attention is made where y will be.
+    const TensorView middle = keep ? saved.after_attention.view().Slice(0, begin, rows) : y_rows;
+    Convert(context_, x.view().Slice(0, begin, rows), middle);
+    output_.Forward(attention.view().Slice(0, begin, rows), middle, true);
+    if (keep) Convert(context_, middle, y_rows);
+    FeedForward(work, middle,
+                keep ? saved.gate_up.view().Slice(0, begin, rows) : work.gate_up(rows), y_rows);
+  });
+  saved.input = std::move(x);
+  if (recompute != Recompute::kBlock) {
+    saved.attention = std::move(attention);
+    saved.logsumexp = std::move(logsumexp);
+  }
+  return y;
+}
+
+void DecoderLayer::ForwardOnly(const SequenceShard& shard, BlockWorkspace& work, Tensor& x) {
+  Tensor attention = Activation(shard.rows(), config_.heads * config_.head_dim);
+  {
+    Tensor qkv = ProjectQkv(shard, work, x);
+    Tensor logsumexp;
+    Attend(shard, qkv, attention, logsumexp);
+  }
+  ForEachRowBlock(shard.rows(), work.block_rows(), [&](int64_t begin, int64_t rows) {
+    const TensorView x_rows = x.view().Slice(0, begin, rows);
+    output_.Forward(attention.view().Slice(0, begin, rows), x_rows, true);
+    FeedForward(work, x_rows, work.gate_up(rows), x_rows);
+  });
+}
+
+void DecoderLayer::Backward(const SequenceShard& shard, BlockWorkspace& work, LayerSaved saved,
+                            Tensor& gradient) {
+  if (!saved.attention) {
+    saved.qkv = ProjectQkv(shard, work, saved.input);
+    saved.attention = Activation(shard.rows(), config_.heads * config_.head_dim);
+    Attend(shard, saved.qkv, saved.attention, saved.logsumexp);
+  }
+  Tensor attention_gradient = Activation(shard.rows(), config_.heads * config_.head_dim);
+  BackwardFeedForward(shard, work, saved, gradient, attention_gradient);
+  saved.after_attention = Tensor();
+  saved.gate_up = Tensor();
+  if (!saved.qkv) saved.qkv = ProjectQkv(shard, work, saved.input);
+  BackwardAttention(shard, saved, std::move(attention_gradient));
+  saved.attention = Tensor();
+  saved.logsumexp = Tensor();
+  BackwardQkv(shard, work, saved.input, saved.qkv, gradient);
+}
+
+Tensor DecoderLayer::ProjectQkv(const SequenceShard& shard, BlockWorkspace& work, const Tensor& x) {
+  Tensor qkv = Activation(shard.rows(), qkv_.outputs());
+  ForEachRowBlock(shard.rows(), work.block_rows(), [&](int64_t begin, int64_t rows) {
+    const TensorView normed = work.normed(rows);
+    const TensorView qkv_rows = qkv.view().Slice(0, begin, rows);
+    Normalize(work, x.view().Slice(0, begin, rows), attention_norm_, normed);
+    qkv_.Forward(normed, qkv_rows);
+    Rotate(shard, begin, qkv_rows, false);
+  });
+  return qkv;
+}
+
+void DecoderLayer::BackwardQkv(const SequenceShard& shard, BlockWorkspace& work, const Tensor& x,
+                               const Tensor& qkv_gradient, Tensor& gradient) {
+  ForEachRowBlock(shard.rows(), work.block_rows(), [&](int64_t begin, int64_t rows) {
+    const ConstTensorView x_rows = x.view().Slice(0, begin, rows);
+    const ConstTensorView changes = qkv_gradient.view().Slice(0, begin, rows);
+    const TensorView normed = work.normed(rows);
+    const TensorView normed_gradient = work.normed_gradient(rows);
+    Normalize(work, x_rows, attention_norm_, normed);
+    qkv_.BackwardWeights(changes, normed);
+    qkv_.BackwardInput(changes, normed_gradient);
+    NormalizeBackward(work, x_rows, attention_norm_, normed_gradient,
+                      gradient.view().Slice(0, begin, rows));
+  });
+}
+
+void DecoderLayer::Attend(const SequenceShard& shard, Tensor& qkv, Tensor& attention,
+                          Tensor& logsumexp) {
+  logsumexp = Tensor(context_.meter, MemoryCategory::kActivations, DType::kF32,
+                     {shard.batch, config_.heads, shard.length});
+  const AttentionViews heads = Heads(shard, qkv);
+  const TensorView output(attention.view().memory, compute_, heads.query.shape);
+  RingAttentionForward(context_, shard.ring, shard.attention, heads.query, heads.key, heads.value,
+                       output, logsumexp.view());
+}
+
+// Leaves the gradients of query, key and value, rotated back, where they themselves were: attention
+// reads its inputs for the last time before it writes their gradients.
+void DecoderLayer::BackwardAttention(const SequenceShard& shard, LayerSaved& saved,
+                                     Tensor attention_gradient) {
+  Tensor qkv_gradient = Activation(shard.rows(), qkv_.outputs());
+  const AttentionViews heads = Heads(shard, saved.qkv);
+  const AttentionViews gradients = Heads(shard, qkv_gradient);
+  const ConstTensorView output(saved.attention.view().memory, compute_, heads.query.shape);
+  const ConstTensorView output_gradient(attention_gradient.view().memory, compute_,
+                                        heads.query.shape);
+  RingAttentionBackward(context_, shard.ring, shard.attention, heads.query, heads.key, heads.value,
+                        output, saved.logsumexp.view(), output_gradient, gradients.query,
+                        gradients.key, gradients.value);
+  saved.qkv = std::move(qkv_gradient);
+  Rotate(shard, 0, saved.qkv.view(), true);
+}
+
+DecoderLayer::AttentionViews DecoderLayer::Heads(const SequenceShard& shard, Tensor& qkv) const {
+  const int64_t width = qkv.shape()[1];
+  const auto part = [&](int64_t first_column, int64_t heads) {
+    TensorView view = qkv.view().Slice(1, first_column, heads * config_.head_dim);
+    view.shape = {shard.batch, shard.length, heads, config_.head_dim};
+    view.strides = {shard.length * width, width, config_.head_dim, 1};
+    return view;
+  };
+  const int64_t query_width = config_.heads * config_.head_dim;
+  const int64_t key_width = config_.kv_heads * config_.head_dim;
+  return {part(0, config_.heads), part(query_width, config_.kv_heads),
+          part(query_width + key_width, config_.kv_heads)};
+}
+
+void DecoderLayer::Rotate(const SequenceShard& shard, int64_t begin, TensorView qkv_rows,
+                          bool back) {
+  // Query and key heads stand side by side: one call rotates both.
+  const int64_t rotated_heads = config_.heads + config_.kv_heads;
+  ForEachRowBlock(qkv_rows.shape[0], kBlockRows, [&](int64_t first, int64_t rows) {
+    const RotaryTable table(context_, shard.PositionsOfRows(begin + first, rows), config_.head_dim,
+                            shard.rope_theta);
+    TensorView heads = qkv_rows.Slice(0, first, rows);
+    heads.shape = {rows, rotated_heads, config_.head_dim};
+    heads.strides = {qkv_rows.strides[0], config_.head_dim, 1};
+    if (back) {
+      ApplyRotaryInverse(context_, table, 0, heads);
+    } else {
+      ApplyRotary(context_, table, 0, heads);
+    }
+  });
+}
+
+void DecoderLayer::FeedForward(BlockWorkspace& work, ConstTensorView after_attention,
+                               TensorView gate_up, TensorView y) {
+  const int64_t rows = y.shape[0];
+  Normalize(work, after_attention, feed_forward_norm_, work.normed(rows));
+  gate_up_.Forward(work.normed(rows), gate_up);
+  SwiGluForward(context_, gate_up, work.inner(rows));
+  down_.Forward(work.inner(rows), y, true);
+}
+
+void DecoderLayer::BackwardFeedForward(const SequenceShard& shard, BlockWorkspace& work,
+                                       LayerSaved& saved, Tensor& gradient,
+                                       Tensor& attention_gradient) {
+  const bool kept = static_cast<bool>(saved.gate_up);
+  ForEachRowBlock(shard.rows(), work.block_rows(), [&](int64_t begin, int64_t rows) {
+    const TensorView change = gradient.view().Slice(0, begin, rows);
+    const ConstTensorView attention = saved.attention.view().Slice(0, begin, rows);
+    const TensorView middle =
+        kept ? saved.after_attention.view().Slice(0, begin, rows) : work.residual(rows);
+    const TensorView gate_up =
+        kept ? saved.gate_up.view().Slice(0, begin, rows) : work.gate_up(rows);
+    const TensorView normed = work.normed(rows);
+    const TensorView inner = work.inner(rows);
+    const TensorView inner_gradient = work.inner_gradient(rows);
+    const TensorView normed_gradient = work.normed_gradient(rows);
+
+    // x' = x + a W_o^T;  [gate; up] = N_2(x') W^T
+    if (!kept) {
+      Convert(context_, saved.input.view().Slice(0, begin, rows), middle);
+      output_.Forward(attention, middle, true);
+    }
+    Normalize(work, middle, feed_forward_norm_, normed);
+    if (!kept) gate_up_.Forward(normed, gate_up);
+    // y = x' + inner W_down^T
+    SwiGluForward(context_, gate_up, inner);
+    down_.BackwardWeights(change, inner);
+    down_.BackwardInput(change, inner_gradient);
+    SwiGluBackward(context_, inner_gradient, gate_up);
+    gate_up_.BackwardWeights(gate_up, normed);
+    gate_up_.BackwardInput(gate_up, normed_gradient);
+    NormalizeBackward(work, middle, feed_forward_norm_, normed_gradient, change);
+    // x' = x + a W_o^T: x's gradient is x''s, which stays in place.
+    output_.BackwardWeights(change, attention);
+    output_.BackwardInput(change, attention_gradient.view().Slice(0, begin, rows));
+  });
+}
+
+Tensor DecoderLayer::Activation(int64_t rows, int64_t columns) const {
+  return {context_.meter, MemoryCategory::kActivations, compute_, {rows, columns}};
+}
+
+void DecoderLayer::Normalize(BlockWorkspace& work, ConstTensorView x, const Parameter& norm,
+                             TensorView normed) {
+  const std::span<const float> gain(norm.value.data<float>(), static_cast<size_t>(config_.hidden));
+  RmsNormForward(context_, x, gain, static_cast<float>(config_.rms_norm_eps), normed,
+                 work.inverse_rms(x.shape[0]));
+}
+
+// After Normalize of the same rows: their inverse_rms is still there.
+void DecoderLayer::NormalizeBackward(BlockWorkspace& work, ConstTensorView x, Parameter& norm,
+                                     ConstTensorView normed_gradient, TensorView gradient) {
+  const auto hidden = static_cast<size_t>(config_.hidden);
+  RmsNormBackward(context_, x, {norm.value.data<float>(), hidden}, work.inverse_rms(x.shape[0]),
+                  normed_gradient, gradient, {norm.gradient.data<float>(), hidden});
+}
+
+}  // namespace ringwise

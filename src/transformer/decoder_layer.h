@@ -1,0 +1,83 @@
+#pragma once
+
+#include <optional>
+
+#include "kernels/gemm.h"
+#include "ringwise/llama.h"
+#include "transformer/linear.h"
+#include "transformer/parameters.h"
+#include "transformer/row_blocks.h"
+#include "transformer/sequence_shard.h"
+
+namespace ringwise {
+
+// What a layer's forward keeps for its backward, in the compute type; rows are this rank's. Empty
+// tensors are recomputed.
+struct LayerSaved {
+  Tensor input;            // [rows, hidden]                              every mode
+  Tensor attention;        // [rows, heads * head_dim], attention's output  none, attention
+  Tensor logsumexp;        // [batch, heads, length] f32                    none, attention
+  Tensor qkv;              // [rows, (heads + 2 kv_heads) * head_dim]       none
+  Tensor after_attention;  // [rows, hidden], the residual stream           none
+  Tensor gate_up;          // [rows, 2 ffn]                                 none
+};
+
+// One layer, with the residual stream x [rows, hidden] and N an RMSNorm:
+//   [q; k; v] = N_1(x) [W_q; W_k; W_v]^T, q and k rotated;  a = ring attention(q, k, v)
+//   x' = x + a W_o^T
+//   [gate; up] = N_2(x') [W_gate; W_up]^T;  y = x' + (silu(gate) up) W_down^T
+// Everything but the attention goes a block of rows at a time. Not thread-safe; Forward and
+// Backward are collective over the ring.
+class DecoderLayer {
+ public:
+  DecoderLayer(Gemm& gemm, const ModelConfig& config, const LayerParameters& parameters,
+               DType compute);
+
+  void WeightsChanged();
+
+  // Returns y, and in `saved` what Backward needs in mode `recompute`. Takes x over.
+  Tensor Forward(const SequenceShard& shard, BlockWorkspace& work, Tensor x, Recompute recompute,
+                 LayerSaved& saved);
+  // The same without a backward: x becomes y in place.
+  void ForwardOnly(const SequenceShard& shard, BlockWorkspace& work, Tensor& x);
+
+  // gradient [rows, hidden]: of y on entry, of x on return. Adds the parameters' gradients; frees
+  // each saved tensor after its last use.
+  void Backward(const SequenceShard& shard, BlockWorkspace& work, LayerSaved saved,
+                Tensor& gradient);
+
+ private:
+  struct AttentionViews {
+    TensorView query, key, value;
+  };
+
+  Tensor ProjectQkv(const SequenceShard& shard, BlockWorkspace& work, const Tensor& x);
+  void Attend(const SequenceShard& shard, Tensor& qkv, Tensor& attention, Tensor& logsumexp);
+  AttentionViews Heads(const SequenceShard& shard, Tensor& qkv) const;
+  void Rotate(const SequenceShard& shard, int64_t begin, TensorView qkv_rows, bool back);
+  // x' -> y for a block of rows; leaves gate_up as backward needs it.
+  void FeedForward(BlockWorkspace& work, ConstTensorView after_attention, TensorView gate_up,
+                   TensorView y);
+  void BackwardFeedForward(const SequenceShard& shard, BlockWorkspace& work, LayerSaved& saved,
+                           Tensor& gradient, Tensor& attention_gradient);
+  void BackwardAttention(const SequenceShard& shard, LayerSaved& saved, Tensor attention_gradient);
+  void BackwardQkv(const SequenceShard& shard, BlockWorkspace& work, const Tensor& x,
+                   const Tensor& qkv_gradient, Tensor& gradient);
+
+  Tensor Activation(int64_t rows, int64_t columns) const;
+  void Normalize(BlockWorkspace& work, ConstTensorView x, const Parameter& norm, TensorView normed);
+  void NormalizeBackward(BlockWorkspace& work, ConstTensorView x, Parameter& norm,
+                         ConstTensorView normed_gradient, TensorView gradient);
+
+  Context& context_;
+  const ModelConfig config_;
+  DType compute_;
+  Linear qkv_;
+  Linear output_;
+  Linear gate_up_;
+  Linear down_;
+  Parameter& attention_norm_;
+  Parameter& feed_forward_norm_;
+};
+
+}  // namespace ringwise

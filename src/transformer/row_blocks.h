@@ -1,0 +1,51 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "ringwise/context.h"
+#include "ringwise/model_config.h"
+#include "ringwise/tensor.h"
+
+namespace ringwise {
+
+// Everything between attentions is done this many rows at a time, with the whole team on each
+// block: long enough for products at full speed, short enough that a block's intermediates stay in
+// the last-level cache.
+inline constexpr int64_t kBlockRows = 512;
+
+// Calls body(begin, count) for blocks of at most `block_rows` rows.
+template <class Body>
+void ForEachRowBlock(int64_t rows, int64_t block_rows, Body&& body) {
+  for (int64_t begin = 0; begin < rows; begin += block_rows) {
+    body(begin, std::min(block_rows, rows - begin));
+  }
+}
+
+// The intermediates of one block: never tokens x anything.
+class BlockWorkspace {
+ public:
+  BlockWorkspace(Context& context, const ModelConfig& config, DType compute, int64_t rows);
+
+  int64_t block_rows() const { return block_rows_; }
+  // Views of the first `rows` rows; contents undefined.
+  TensorView residual(int64_t rows) { return residual_.view().Slice(0, 0, rows); }
+  TensorView normed(int64_t rows) { return normed_.view().Slice(0, 0, rows); }
+  TensorView normed_gradient(int64_t rows) { return normed_gradient_.view().Slice(0, 0, rows); }
+  TensorView gate_up(int64_t rows) { return gate_up_.view().Slice(0, 0, rows); }
+  TensorView inner(int64_t rows) { return inner_.view().Slice(0, 0, rows); }
+  TensorView inner_gradient(int64_t rows) { return inner_gradient_.view().Slice(0, 0, rows); }
+  std::span<float> inverse_rms(int64_t rows) {
+    return {inverse_rms_.data(), static_cast<size_t>(rows)};
+  }
+
+ private:
+  int64_t block_rows_;
+  Tensor residual_, normed_, normed_gradient_;  // [block rows, hidden]
+  Tensor gate_up_;                              // [block rows, 2 ffn]
+  Tensor inner_, inner_gradient_;               // [block rows, ffn]
+  std::vector<float> inverse_rms_;
+};
+
+}  // namespace ringwise

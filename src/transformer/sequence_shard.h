@@ -1,0 +1,24 @@
+#pragma once
+
+#include <cstdint>
+
+#include "ringwise/communicator.h"
+#include "ringwise/ring_attention.h"
+
+namespace ringwise {
+
+// What every layer needs to know of the batch that is on its way through the model: this rank's
+// `length` rows of each of `batch` sequences, one sequence after the other.
+struct SequenceShard {
+  Communicator& ring;
+  RingAttentionOptions attention;  // mask and positions of every rank
+  double rope_theta = 0;
+  int64_t batch = 0;
+  int64_t length = 0;
+
+  int64_t rows() const { return batch * length; }
+  // The positions of rows [begin, begin + count), which may run over several sequences.
+  Positions PositionsOfRows(int64_t begin, int64_t count) const;
+};
+
+}  // namespace ringwise
