@@ -12,7 +12,6 @@
 #include "comm/thread_communicator.h"
 
 namespace ringwise {
-namespace {
 
 void LaunchThreads(const MeshOptions& options, const std::function<void(Rank&)>& body) {
   const Mesh mesh = ResolveMesh(options, 0);
@@ -41,8 +40,6 @@ void LaunchThreads(const MeshOptions& options, const std::function<void(Rank&)>&
   }
   if (failure->first()) std::rethrow_exception(failure->first());
 }
-
-}  // namespace
 
 bool UnderMpi() {
   // Set by mpirun of Open MPI, and by any launcher that speaks PMIx. Asking MPI itself would start

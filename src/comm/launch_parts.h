@@ -19,6 +19,9 @@ Mesh ResolveMesh(const MeshOptions& options, int ranks);
 void RunRank(Communicator& world, const Mesh& mesh, int threads,
              const std::function<void(Rank&)>& body);
 
+// Launch without MPI, even in an MPI job: ranks are threads of this process.
+void LaunchThreads(const MeshOptions& options, const std::function<void(Rank&)>& body);
+
 // Launch under MPI; in a build without MPI, throws UsageError saying so.
 void LaunchMpi(const MeshOptions& options, const std::function<void(Rank&)>& body);
 

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <list>
 #include <mutex>
+#include <numeric>
 #include <thread>
 #include <utility>
 
@@ -249,12 +250,27 @@ class MpiCommunicator final : public Communicator {
     Collective([&](MPI_Request* request) {
       return MPI_Iallgather(&mine, 1, MPI_INT64_T, lengths.data(), 1, MPI_INT64_T, comm_, request);
     });
-    // One broadcast a rank: lengths may differ, and pass 2^31.
     std::vector<std::vector<std::byte>> all;
+    for (const int64_t length : lengths) all.emplace_back(length);
+    const int64_t total = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
+    if (total <= options_.part_bytes) {
+      std::vector<int> counts(lengths.begin(), lengths.end());
+      std::vector<int> offsets(size_);
+      std::exclusive_scan(counts.begin(), counts.end(), offsets.begin(), 0);
+      std::vector<std::byte> joined(total);
+      Collective([&](MPI_Request* request) {
+        return MPI_Iallgatherv(bytes.data(), static_cast<int>(mine), MPI_BYTE, joined.data(),
+                               counts.data(), offsets.data(), MPI_BYTE, comm_, request);
+      });
+      for (int rank = 0; rank < size_; ++rank) {
+        std::copy_n(joined.begin() + offsets[rank], counts[rank], all[rank].begin());
+      }
+      return all;
+    }
+    // Too long for MPI's 32-bit counts: one broadcast a rank.
     for (int rank = 0; rank < size_; ++rank) {
-      all.emplace_back(lengths[rank]);
-      if (rank == rank_) std::copy(bytes.begin(), bytes.end(), all.back().begin());
-      if (lengths[rank] > 0) Broadcast(all.back(), rank);
+      if (rank == rank_) std::copy(bytes.begin(), bytes.end(), all[rank].begin());
+      if (lengths[rank] > 0) Broadcast(all[rank], rank);
     }
     return all;
   }

@@ -1,0 +1,404 @@
+#include "ringwise/ring_attention.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <mutex>
+
+#include "attention/attention_oracle.h"
+#include "attention/shard_attention_reference.h"
+#include "ring/ring_case.h"
+#include "ring/ring_plan.h"
+#include "ring/ring_schedule.h"
+
+namespace ringwise {
+namespace {
+
+constexpr Layout kLayouts[] = {Layout::kContiguous, Layout::kStriped, Layout::kZigzag};
+
+MeshOptions Mesh(int ring, int threads = 1) {
+  MeshOptions mesh;
+  mesh.ring = ring;
+  mesh.threads = threads;
+  mesh.timeout_seconds = 60;
+  return mesh;
+}
+
+// Lengths, heads and masks that catch mistakes in the schedule; `body` gets each on each ring.
+template <class Body>
+void ForEachSmallCase(const Body& body) {
+  struct Lengths {
+    int64_t q_len, kv_len, query_offset;
+  };
+  constexpr Lengths kLengths[] = {{0, 0, 0}, {1, 1, 0},  {2, 2, 0}, {5, 5, 0},  {17, 17, 0},
+                                  {3, 9, 6}, {5, 0, -5}, {0, 5, 5}, {9, 4, -5}, {8, 20, 3}};
+  for (const Lengths& lengths : kLengths) {
+    for (const bool causal : {false, true}) {
+      RingCase c;
+      c.q_len = lengths.q_len;
+      c.kv_len = lengths.kv_len;
+      c.query_offset = lengths.query_offset;
+      c.causal = causal;
+      c.batch = 2;
+      c.heads = 6;
+      c.kv_heads = causal ? 2 : 3;
+      c.head_dim = 3;
+      const RingCaseData data(c);
+      for (int ring = 1; ring <= 8; ++ring) {
+        for (const Layout layout : kLayouts) {
+          c.ring = ring;
+          c.layout = layout;
+          body(c, data);
+        }
+      }
+    }
+  }
+}
+
+// The schedule without rounding: the double reference on a ring against the oracle.
+TEST(RingSchedule, InDoubleARingIsTheWhole) {
+  ForEachSmallCase([](const RingCase& c, const RingCaseData&) {
+    SCOPED_TRACE(c.ToString());
+    const RingCaseData data(c);
+    const AttentionOracle oracle = ComputeAttentionOracle(data.attention_case());
+    AttentionResults results;
+    Launch(Mesh(c.ring), [&](Rank& rank) {
+      AttentionResults mine = RunReferenceCaseOn(rank.context, rank.ring, c, data);
+      if (rank.ring.rank() == 0) results = std::move(mine);
+    });
+    EXPECT_EQ(CheckAttention(results, Results(oracle), oracle, {1e-13, 1e-13}), "");
+    EXPECT_EQ(results.dv.size(), oracle.dv.size());
+  });
+}
+
+// Positions that no layout makes: gaps between users, blocks that only others use, and blocks that
+// nobody uses.
+TEST(RingSchedule, AnyPositions) {
+  const std::vector<Positions> queries = {{{4, 2, 1}}, {}, {{0, 3, 2}}, {{20, 1, 1}}, {{-9, 2, 1}}};
+  const std::vector<std::vector<Positions>> keys = {
+      {{{5, 3, 1}}, {{0, 2, 1}}, {}, {{18, 3, 1}}, {{3, 1, 1}, {30, 2, 1}}},
+      {{{21, 4, 1}}, {{50, 2, 1}}, {{4, 1, 1}}, {{-20, 3, 1}}, {{-9, 1, 1}}},
+      {{{20, 1, 1}}, {{20, 1, 1}}, {{20, 1, 1}}, {{19, 1, 1}}, {{18, 2, 1}}},
+  };
+  const AttentionShape shape{1, 2, 1, 3, DType::kF32};
+  for (const std::vector<Positions>& key_positions : keys) {
+    // The whole: all ranks' rows one after another.
+    Positions all_queries, all_keys;
+    for (const Positions& p : queries) all_queries.insert(all_queries.end(), p.begin(), p.end());
+    for (const Positions& p : key_positions) all_keys.insert(all_keys.end(), p.begin(), p.end());
+    RingCase c;
+    c.head_dim = 3;
+    c.q_len = Count(all_queries);
+    c.kv_len = Count(all_keys);
+    const RingCaseData data(c);
+    AttentionCase whole = data.attention_case();
+    whole.query_positions = all_queries;
+    whole.key_positions = all_keys;
+    const AttentionOracle oracle = ComputeAttentionOracle(whole);
+    const RingPlan plan({.causal = true}, queries, key_positions);
+    Launch(Mesh(5), [&](Rank& rank) {
+      const int r = rank.ring.rank();
+      const auto rows = [&](const ConstTensorView& view, const std::vector<Positions>& positions) {
+        int64_t begin = 0;
+        for (int other = 0; other < r; ++other) begin += Count(positions[other]);
+        return view.Slice(1, begin, Count(positions[r]));
+      };
+      const auto expected = [&](const std::vector<double>& values,
+                                const std::vector<Positions>& positions, int64_t row_elements) {
+        int64_t begin = 0;
+        for (int other = 0; other < r; ++other) begin += Count(positions[other]) * row_elements;
+        return std::vector<double>(values.begin() + begin,
+                                   values.begin() + begin + Count(positions[r]) * row_elements);
+      };
+      const ConstTensorView key = rows(whole.key, key_positions);
+      const ConstTensorView value = rows(whole.value, key_positions);
+      const ConstTensorView query = rows(whole.query, queries);
+      const RingBlocks blocks{plan, key_positions, key, value};
+      ReferenceShardForward forward(shape, whole.options, query, queries[r]);
+      RunRingForward(rank.context, rank.ring, blocks, forward);
+      EXPECT_LE(LargestError(forward.Output(), expected(oracle.output, queries, 6)), 1e-13);
+      EXPECT_EQ(rank.ring.bytes_sent(),
+                plan.BytesSent(r, [&](int64_t n) { return forward.BlockBytes(n); }, {}));
+
+      ReferenceShardBackward backward(shape, whole.options, query,
+                                      rows(*whole.output_gradient, queries), forward.Output(),
+                                      forward.LogSumExp(), queries[r]);
+      Tensor dk(rank.context.meter, MemoryCategory::kActivations, DType::kF32, key.shape);
+      Tensor dv(rank.context.meter, MemoryCategory::kActivations, DType::kF32, key.shape);
+      const int64_t sent = rank.ring.bytes_sent();
+      RunRingBackward(rank.context, rank.ring, blocks, backward, dk.view(), dv.view());
+      EXPECT_LE(LargestError(backward.QueryGradient(), expected(oracle.dq, queries, 6)), 1e-12);
+      EXPECT_LE(LargestError(backward.KeyGradient(), expected(oracle.dk, key_positions, 3)), 1e-12);
+      EXPECT_LE(LargestError(backward.ValueGradient(), expected(oracle.dv, key_positions, 3)),
+                1e-12);
+      EXPECT_EQ(rank.ring.bytes_sent() - sent,
+                plan.BytesSent(
+                    r, [&](int64_t n) { return backward.BlockBytes(n); },
+                    [&](int64_t n) { return backward.GradientBytes(n); }));
+    });
+  }
+}
+
+TEST(RingPlan, ContiguousCausalBlocksAreNeverSentBelow) {
+  for (const int ranks : {1, 2, 5, 8}) {
+    std::vector<Positions> positions;
+    for (int rank = 0; rank < ranks; ++rank) {
+      positions.push_back(ShardPositions(Layout::kContiguous, 40, ranks, rank));
+    }
+    const RingPlan plan({.causal = true}, positions, positions);
+    int64_t blocks_sent = 0;
+    for (int block = 0; block < ranks; ++block) {
+      EXPECT_EQ(plan.first_use(block), 0);
+      EXPECT_EQ(plan.last_use(block), ranks - 1 - block);  // the last rank, and no hop further
+      blocks_sent += plan.last_use(block);
+    }
+    int64_t counted = 0;
+    for (int rank = 0; rank < ranks; ++rank) {
+      counted += plan.BytesSent(rank, [](int64_t) { return 1; }, {});
+    }
+    EXPECT_EQ(counted, blocks_sent);
+    EXPECT_EQ(counted, ranks * (ranks - 1) / 2);
+    // All see all: every block goes all the way round, and no further.
+    const RingPlan full({}, positions, positions);
+    for (int rank = 0; rank < ranks; ++rank) {
+      EXPECT_EQ(full.BytesSent(rank, [](int64_t) { return 1; }, {}), ranks - 1);
+      EXPECT_EQ(full.BytesSent(
+                    rank, [](int64_t) { return 0; }, [](int64_t) { return 1; }),
+                ranks == 1 ? 0 : ranks);
+    }
+  }
+}
+
+// The tiled kernels on every ring against float64, and against the ring of one on the same scales.
+TEST(RingAttention, F32IsWithinTheBoundsOnEveryRing) {
+  WholeResults alone;
+  AttentionOracle oracle;
+  ForEachSmallCase([&](const RingCase& c, const RingCaseData&) {
+    SCOPED_TRACE(c.ToString());
+    const RingCaseData data(c);
+    const WholeResults results = RunCase(c, data);
+    if (c.ring == 1 && c.layout == kLayouts[0]) {
+      alone = results;
+      oracle = ComputeAttentionOracle(data.attention_case());
+    }
+    EXPECT_EQ(CheckAttention(ToResults(results), Results(oracle), oracle, {}), "");
+    EXPECT_EQ(CheckAttention(ToResults(results), ToResults(alone), oracle, {1e-6, 1e-6}), "");
+  });
+}
+
+RingCase LargerCase() {
+  RingCase c;
+  c.batch = 1;
+  c.heads = 4;
+  c.kv_heads = 2;
+  c.head_dim = 64;
+  c.q_len = 301;
+  c.kv_len = 301;
+  return c;
+}
+
+TEST(RingAttention, LongerSequencesAndThreads) {
+  for (const bool causal : {false, true}) {
+    RingCase c = LargerCase();
+    c.causal = causal;
+    const AttentionOracle oracle = ComputeAttentionOracle(RingCaseData(c).attention_case());
+    for (const int ring : {1, 2, 3}) {
+      for (const Layout layout : kLayouts) {
+        c.ring = ring;
+        c.layout = layout;
+        c.threads = 1 + ring % 2;
+        SCOPED_TRACE(c.ToString());
+        const RingCaseData data(c);
+        const WholeResults results = RunCase(c, data);
+        EXPECT_EQ(CheckAttention(ToResults(results), Results(oracle), oracle, {}), "");
+        EXPECT_TRUE(RunCase(c, data) == results) << "not the same bits twice";
+      }
+    }
+  }
+}
+
+// Against the error of the plain bf16 formula, on a case large enough for an RMS to mean something.
+TEST(RingAttention, Bf16IsAsExactAsThePlainFormula) {
+  RingCase c = LargerCase();
+  c.dtype = DType::kBF16;
+  const RingCaseData whole(c);
+  const AttentionOracle oracle = ComputeAttentionOracle(whole.attention_case());
+  const AttentionOracle plain = ComputePlainBf16Attention(whole.attention_case());
+  for (const int ring : {1, 3}) {
+    for (const Layout layout : kLayouts) {
+      c.ring = ring;
+      c.layout = layout;
+      SCOPED_TRACE(c.ToString());
+      const AttentionResults results = ToResults(RunCase(c, RingCaseData(c)));
+      const std::pair<const char*, std::vector<double> AttentionResults::*> tensors[] = {
+          {"output", &AttentionResults::output},
+          {"dq", &AttentionResults::dq},
+          {"dk", &AttentionResults::dk},
+          {"dv", &AttentionResults::dv}};
+      const AttentionResults exact = Results(oracle);
+      const AttentionResults yardstick = Results(plain);
+      for (const auto& [name, tensor] : tensors) {
+        EXPECT_LE(RmsError(results.*tensor, exact.*tensor),
+                  1.1 * RmsError(yardstick.*tensor, exact.*tensor))
+            << name;
+        EXPECT_LE(LargestError(results.*tensor, exact.*tensor),
+                  2 * LargestError(yardstick.*tensor, exact.*tensor))
+            << name;
+      }
+      EXPECT_LE(LargestError(results.logsumexp, exact.logsumexp), 1e-3);
+    }
+  }
+}
+
+TEST(RingAttention, SendsWhatThePlanSaysAndHoldsFewBuffers) {
+  for (const Layout layout : kLayouts) {
+    for (const int ring : {1, 2, 4}) {
+      RingCase c = LargerCase();
+      c.q_len = c.kv_len = 512;
+      c.ring = ring;
+      c.layout = layout;
+      SCOPED_TRACE(c.ToString());
+      const RingCaseData data(c);
+      const WholeAttention whole = data.whole();
+      const RingAttentionOptions options = OptionsFor(whole, ring);
+      const RingPlan plan(options.mask, options.query_positions, options.key_positions);
+      Launch(Mesh(ring), [&](Rank& rank) {
+        const int r = rank.ring.rank();
+        const AttentionShape shape{c.batch, c.heads, c.kv_heads, c.head_dim, c.dtype};
+        const Tensor query =
+            CutRows(rank.context, whole.query, options.query_positions[r], whole.query_offset);
+        MemoryMeter elsewhere;
+        Context probe{rank.context.team, elsewhere};
+        const auto forward =
+            MakeShardAttentionForward(probe, shape, {}, query.view(), options.query_positions[r]);
+        Tensor logsumexp(elsewhere, MemoryCategory::kActivations, DType::kF32,
+                         {c.batch, c.heads, query.shape()[1]});
+        const auto backward = MakeShardAttentionBackward(
+            probe, shape, {},
+            {query.view(), query.view(), std::as_const(logsumexp).view(), query.view()},
+            options.query_positions[r]);
+        AttendWhole(rank.context, rank.ring, whole);
+        const auto forward_bytes = [&](int64_t n) { return forward->BlockBytes(n); };
+        const auto block_bytes = [&](int64_t n) { return backward->BlockBytes(n); };
+        const auto gradient_bytes = [&](int64_t n) { return backward->GradientBytes(n); };
+        EXPECT_EQ(rank.ring.bytes_sent(), plan.BytesSent(r, forward_bytes, {}) +
+                                              plan.BytesSent(r, block_bytes, gradient_bytes));
+        const int64_t kv_len = 512 / ring;
+        const int64_t blocks = ring == 1 ? 1 : 2;
+        const int64_t gradients = ring == 1 ? 1 : 3;
+        EXPECT_LE(rank.context.meter.peak()[MemoryCategory::kRingBuffers],
+                  blocks * block_bytes(kv_len) + gradients * gradient_bytes(kv_len));
+        EXPECT_EQ(rank.context.meter.current()[MemoryCategory::kRingBuffers], 0);
+      });
+    }
+  }
+}
+
+TEST(RingAttention, RowsThatSeeNothing) {
+  RingCase c;
+  c.q_len = 6;
+  c.kv_len = 4;
+  c.query_offset = -3;  // queries 0, 1 and 2 come before every key
+  for (int ring = 1; ring <= 3; ++ring) {
+    c.ring = ring;
+    const WholeResults results = RunCase(c, RingCaseData(c));
+    for (int64_t i = 0; i < 3 * c.heads * c.head_dim; ++i) {
+      EXPECT_EQ(results.output[i], 0.0f);
+      EXPECT_EQ(results.dq[i], 0.0f);
+    }
+    for (int64_t i = 0; i < 3; ++i) {
+      EXPECT_EQ(results.logsumexp[i], -std::numeric_limits<float>::infinity());
+    }
+  }
+}
+
+// A rank that throws while its neighbours compute and wait.
+TEST(RingAttention, ARankThatThrowsEndsAll) {
+  RingCase c;
+  c.ring = 4;
+  const RingCaseData data(c);
+  for (int failing = 0; failing < 4; ++failing) {
+    std::atomic<int> peers{0};
+    try {
+      Launch(Mesh(4), [&](Rank& rank) {
+        for (int repeat = 0; repeat < 3; ++repeat) {
+          if (repeat == 2 && rank.ring.rank() == failing) throw FileError("disk full");
+          try {
+            AttendWhole(rank.context, rank.ring, data.whole());
+          } catch (const PeerError&) {
+            ++peers;
+            throw;
+          }
+        }
+      });
+      ADD_FAILURE();
+    } catch (const FileError& error) {
+      EXPECT_STREQ(error.what(), "disk full");
+    }
+    EXPECT_EQ(peers, 3);
+  }
+}
+
+// One rank's mistake is every rank's error, before anything travels.
+TEST(RingAttention, ShapesThatDisagreeAreEveryRanksError) {
+  struct Mistake {
+    const char* says;
+    void (*make)(RingAttentionOptions& options, ConstTensorView& query, ConstTensorView& key);
+  };
+  const Mistake mistakes[] = {
+      {"head_dim must be the same",
+       [](RingAttentionOptions&, ConstTensorView& query, ConstTensorView& key) {
+         query = query.Slice(3, 0, 2);
+         key = key.Slice(3, 0, 2);
+       }},
+      {"key must be", [](RingAttentionOptions&, ConstTensorView&,
+                         ConstTensorView& key) { key = key.Slice(1, 0, key.shape[1] - 1); }},
+      {"causal must be the same", [](RingAttentionOptions& options, ConstTensorView&,
+                                     ConstTensorView&) { options.mask.causal = false; }},
+      {"scale", [](RingAttentionOptions& options, ConstTensorView&,
+                   ConstTensorView&) { options.scale = 2.0; }},
+      {"key_positions must be the same",
+       [](RingAttentionOptions& options, ConstTensorView&, ConstTensorView&) {
+         ++options.key_positions[0].at(0).start;
+       }},
+      {"positions of 3 ranks", [](RingAttentionOptions& options, ConstTensorView&,
+                                  ConstTensorView&) { options.query_positions.pop_back(); }},
+  };
+  for (const Mistake& mistake : mistakes) {
+    SCOPED_TRACE(mistake.says);
+    RingCase c;
+    c.ring = 3;
+    c.q_len = c.kv_len = 12;
+    const RingCaseData data(c);
+    std::atomic<int> errors{0};
+    Launch(Mesh(3), [&](Rank& rank) {
+      const WholeAttention whole = data.whole();
+      RingAttentionOptions options = OptionsFor(whole, 3);
+      const int r = rank.ring.rank();
+      const Tensor q = CutRows(rank.context, whole.query, options.query_positions[r], 0);
+      const Tensor k = CutRows(rank.context, whole.key, options.key_positions[r], 0);
+      ConstTensorView query = q.view();
+      ConstTensorView key = k.view();
+      if (r == 1) mistake.make(options, query, key);
+      ConstTensorView value = key;
+      Tensor output(rank.context.meter, MemoryCategory::kActivations, DType::kF32, query.shape);
+      Tensor logsumexp(rank.context.meter, MemoryCategory::kActivations, DType::kF32,
+                       {1, c.heads, query.shape[1]});
+      try {
+        RingAttentionForward(rank.context, rank.ring, options, query, key, value, output.view(),
+                             logsumexp.view());
+        ADD_FAILURE();
+      } catch (const ShapeError& error) {
+        EXPECT_THAT(error.what(), testing::HasSubstr(mistake.says));
+        EXPECT_THAT(error.what(), testing::HasSubstr("rank 1"));
+        ++errors;
+      }
+      EXPECT_EQ(rank.ring.bytes_sent(), 0);
+    });
+    EXPECT_EQ(errors, 3);
+  }
+}
+
+}  // namespace
+}  // namespace ringwise
