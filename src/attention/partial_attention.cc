@@ -1,6 +1,7 @@
 #include "attention/partial_attention.h"
 
 #include <algorithm>
+#include <cassert>
 #include <cmath>
 #include <limits>
 #include <numbers>
@@ -9,6 +10,8 @@ namespace ringwise {
 
 void Merge(const PartialAttention& partial, const PartialAttention& state) {
   const int64_t head_dim = state.head_dim;
+  assert((state.row_weight == nullptr) == (partial.row_weight == nullptr));
+  const bool weighs = state.row_weight != nullptr;
   for (int64_t row = 0; row < state.rows; ++row) {
     if (partial.row_sum[row] == 0) continue;
     const float* from = partial.output + row * head_dim;
@@ -17,6 +20,7 @@ void Merge(const PartialAttention& partial, const PartialAttention& state) {
       std::copy_n(from, head_dim, to);
       state.row_max[row] = partial.row_max[row];
       state.row_sum[row] = partial.row_sum[row];
+      if (weighs) state.row_weight[row] = partial.row_weight[row];
       continue;
     }
     const float high = std::max(state.row_max[row], partial.row_max[row]);
@@ -25,13 +29,16 @@ void Merge(const PartialAttention& partial, const PartialAttention& state) {
     for (int64_t i = 0; i < head_dim; ++i) to[i] = keep * to[i] + add * from[i];
     state.row_max[row] = high;
     state.row_sum[row] = keep * state.row_sum[row] + add * partial.row_sum[row];
+    if (weighs) {
+      state.row_weight[row] = keep * state.row_weight[row] + add * partial.row_weight[row];
+    }
   }
 }
 
-RowResult Normalise(float row_max, float row_sum) {
+RowResult Normalise(float row_max, float row_sum, float row_weight) {
   if (row_sum == 0) return {0.0f, -std::numeric_limits<float>::infinity()};
   const double log2_sum = static_cast<double>(row_max) + std::log2(static_cast<double>(row_sum));
-  return {1.0f / row_sum, static_cast<float>(log2_sum * std::numbers::ln2)};
+  return {1.0f / row_weight, static_cast<float>(log2_sum * std::numbers::ln2)};
 }
 
 }  // namespace ringwise

@@ -5,8 +5,10 @@
 namespace ringwise {
 
 // Attention of some rows over some of the keys, as a value. With t = log2(e) * score:
-//   row_max = a reference, near the largest t           row_sum = sum_j 2^(t_j - row_max)
-//   output  = sum_j 2^(t_j - row_max) v_j
+//   row_max = a reference, near the largest t           row_sum    = sum_j 2^(t_j - row_max)
+//   output  = sum_j p_j v_j                             row_weight = sum_j p_j
+// where p_j is 2^(t_j - row_max) rounded to the type that multiplied v_j: output / row_weight is
+// then a mean with slightly wrong weights, rather than weights that do not add up to 1.
 // row_sum 0: nothing seen yet, and output is undefined.
 struct PartialAttention {
   float* output = nullptr;  // [rows, head_dim]
@@ -14,6 +16,7 @@ struct PartialAttention {
   float* row_sum = nullptr;
   int64_t rows = 0;
   int64_t head_dim = 0;
+  float* row_weight = nullptr;  // null: the same as row_sum, because nothing is rounded
 };
 
 // state = state and partial together: over the keys of both. The order of merges decides the last
@@ -25,6 +28,9 @@ struct RowResult {
   float factor = 0;  // output = factor * partial output
   float logsumexp = 0;
 };
-RowResult Normalise(float row_max, float row_sum);
+RowResult Normalise(float row_max, float row_sum, float row_weight);
+inline RowResult Normalise(float row_max, float row_sum) {
+  return Normalise(row_max, row_sum, row_sum);
+}
 
 }  // namespace ringwise

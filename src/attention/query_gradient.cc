@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "kernels/tile_kernels.h"
+#include "kernels/transpose.h"
 
 namespace ringwise {
 
@@ -31,7 +32,7 @@ QueryGradient::QueryGradient(Context& context, const std::vector<RowBlock>& bloc
   });
 }
 
-QueryGradient::Panel QueryGradient::At(float* heads, int64_t head, int64_t begin) const {
+QueryGradient::Panel QueryGradient::Find(float* heads, int64_t head, int64_t begin) const {
   const auto panel = std::lower_bound(
       panels_.begin(), panels_.end(), begin,
       [](const RowBlock& block, int64_t local_index) { return block.begin < local_index; });
@@ -62,7 +63,7 @@ void QueryGradient::Finish(double scale, TensorView query_gradient) {
   context_.team.ForEach(batch_heads * panels, [&](int64_t index, int) {
     const int64_t batch_head = index / panels;
     const RowBlock& rows = panels_[index % panels];
-    const Panel panel = Sum(batch_head, rows.begin);
+    const Panel panel = At(kSum, batch_head, rows.begin);
     float transposed[kPanel * 256];
     Transpose(panel.data, panel.stride, head_dim_, rows.count(), transposed, head_dim_);
     DispatchDType(query_gradient.dtype, [&]<class T>(T) {

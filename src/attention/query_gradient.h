@@ -23,11 +23,12 @@ class QueryGradient {
     int64_t stride = 0;     // the panel's queries, rounded up to kLanes
   };
 
-  // The panel at query `begin` (local index) of a head, in the sum itself.
-  Panel Sum(int64_t batch_head, int64_t begin) { return At(sum_.as<float>(), batch_head, begin); }
-  // The same in the private copy of `thread`, which holds head group batch_head / group.
-  Panel Private(int thread, int64_t batch_head, int64_t begin) {
-    return At(copies_[thread].as<float>(), batch_head % group_, begin);
+  // The panel at query `begin` (local index) of a head: in the sum itself, or in the private copy
+  // of thread `copy`, which holds one head group.
+  static constexpr int kSum = -1;
+  Panel At(int copy, int64_t batch_head, int64_t begin) const {
+    return copy == kSum ? Find(sum_.as<float>(), batch_head, begin)
+                        : Find(copies_[copy].as<float>(), batch_head % group_, begin);
   }
 
   // Makes and zeroes the private copy of the calling thread.
@@ -39,7 +40,7 @@ class QueryGradient {
   void Finish(double scale, TensorView query_gradient);
 
  private:
-  Panel At(float* heads, int64_t head, int64_t begin) const;
+  Panel Find(float* heads, int64_t head, int64_t begin) const;
   int64_t HeadElements() const { return columns_ * head_dim_; }
 
   Context& context_;

@@ -88,7 +88,8 @@ void Set(const TensorView& view, int64_t row, int64_t head, int64_t i, float val
   DispatchDType(view.dtype, [&]<class T>(T) { view.at<T>(0, row, head)[i] = T(value); });
 }
 
-AttentionResults Compute(const Case& c, const Inputs& inputs, bool backward = true) {
+AttentionResults Compute(const Case& c, const Inputs& inputs, bool backward = true,
+                         const ProgressHook& progress = {}) {
   MemoryMeter meter;
   AttentionResults results;
   {
@@ -100,8 +101,6 @@ AttentionResults Compute(const Case& c, const Inputs& inputs, bool backward = tr
                   {c.batch, c.q_len(), c.heads, c.head_dim});
     Tensor logsumexp(meter, MemoryCategory::kActivations, DType::kF32,
                      {c.batch, c.heads, c.q_len()});
-    int calls = 0;
-    const ProgressHook progress = [&] { ++calls; };
     {
       const auto forward =
           MakeShardAttentionForward(context, shape, c.options, inputs.query, c.queries);
@@ -226,8 +225,8 @@ TEST(ShardAttention, EveryHeadDim) {
         c.dtype = dtype;
         c.head_dim = head_dim;
         c.options.mask.causal = causal;
-        c.queries = Contiguous(203);
-        c.key_blocks = {Contiguous(390)};
+        c.queries = Contiguous(203, 397);
+        c.key_blocks = {Contiguous(600)};
         c.seed = 200 + head_dim;
         Check(c);
       }
@@ -253,6 +252,23 @@ TEST(ShardAttention, HeadRatiosBatchesAndTeams) {
         c.seed = 300 + ratio;
         Check(c);
       }
+    }
+  }
+}
+
+// Keys enough for products in bf16.
+TEST(ShardAttention, ManyKeys) {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const int64_t head_dim : {17, 40, 64, 128, 200}) {
+      Case c;
+      c.dtype = dtype;
+      c.head_dim = head_dim;
+      c.heads = head_dim < 64 ? 2 : 1;
+      c.options.mask.causal = true;
+      c.queries = {{0, 70, 20}, {2000, 130, 1}};
+      c.key_blocks = {Contiguous(1501), Contiguous(1030, 1501)};
+      c.seed = 400 + head_dim;
+      Check(c);
     }
   }
 }
@@ -286,7 +302,7 @@ TEST(ShardAttention, RandomRunsAndBlocks) {
     c.queries = RandomPositions(random, 150);
     const uint64_t blocks = 1 + random.Below(3);
     for (uint64_t block = 0; block < blocks; ++block) {
-      c.key_blocks.push_back(RandomPositions(random, 250));
+      c.key_blocks.push_back(RandomPositions(random, 400));
     }
     c.threads = 1 + static_cast<int>(random.Below(3));
     Check(c);
@@ -373,6 +389,7 @@ TEST(ShardAttention, RowsThatSeeNothing) {
     for (int64_t row = 0; row < 200; ++row) {
       EXPECT_EQ(std::isinf(results.logsumexp[row]), row < 90) << row;
       EXPECT_EQ(results.output[row * 20] == 0, row < 90) << row;
+      if (row == 90) continue;  // sees one key: its probability is 1 whatever the query
       EXPECT_EQ(results.dq[row * 20] == 0, row < 90) << row;
     }
   }
@@ -397,6 +414,17 @@ TEST(ShardAttention, NaNStaysInItsRow) {
     EXPECT_TRUE(std::isnan(results.dk[0]));
     EXPECT_TRUE(std::isnan(results.dv[0]));
   }
+}
+
+// More work than one interval of the hook.
+TEST(ShardAttention, CallsTheProgressHook) {
+  Case c;
+  c.queries = Contiguous(400);
+  c.key_blocks = {Contiguous(800)};
+  const Inputs inputs(c);
+  int calls = 0;
+  Compute(c, inputs, true, [&] { ++calls; });
+  EXPECT_GE(calls, 4);
 }
 
 TEST(ShardAttention, RefusesShapesThatDisagree) {

@@ -51,10 +51,11 @@ struct TileKernels {
   void (*score_maxima)(const ScoreTile& tile, float* maxima);
 
   // t = scale * score - reference[column]; p = 2^t where visible, else 0, packed with ld kPanel.
-  // sums[column] = sum of p before rounding. excess[column] = largest visible t, -inf without any.
+  // sums[column] = sum of p before rounding, weights[column] = sum of p as rounded to Operand.
+  // excess[column] = largest visible t, -inf without any.
   // Returns the largest excess. NaN scores give NaN p and sums, and do not count for the excess.
   float (*softmax)(const ScoreTile& tile, const float* reference, Operand* p, float* sums,
-                   float* excess);
+                   float* weights, float* excess);
 
   // p = 2^(scale * score - logsumexp[column]), ds = p (dp - delta[column]) where visible, else 0.
   // dp [rows][kPanel]. p, ds: rows `ld` apart; packed_ds: packed with `ld` (float: null, because ds
@@ -80,11 +81,5 @@ struct TileKernels {
 // then operands are floats.
 const TileKernels<float>& FloatTileKernels();
 const TileKernels<bf16>* NativeBf16TileKernels();
-
-// transposed[column][row] = source[row][column], plain types, rows `stride` apart; any size.
-void Transpose(const float* source, int64_t stride, int64_t rows, int64_t columns,
-               float* transposed, int64_t transposed_stride);
-void Transpose(const bf16* source, int64_t stride, int64_t rows, int64_t columns, bf16* transposed,
-               int64_t transposed_stride);
 
 }  // namespace ringwise

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "kernels/tile_kernels.h"
+#include "kernels/transpose.h"
 
 #if defined(__aarch64__)  // vectors of unknown size cannot be elements of the register tile
 #undef HWY_DISABLED_TARGETS
@@ -162,7 +163,8 @@ void AnyScoreMaxima(const ScoreTile& tile, float* maxima) {
 }
 
 template <bool kMasked>
-float Softmax(const ScoreTile& tile, const float* reference, float* p, float* sums, float* excess) {
+float Softmax(const ScoreTile& tile, const float* reference, float* p, float* sums, float* weights,
+              float* excess) {
   const D d;
   const V lowest = hn::Set(d, -std::numeric_limits<float>::infinity());
   const V scale = hn::Set(d, tile.scale);
@@ -195,6 +197,7 @@ float Softmax(const ScoreTile& tile, const float* reference, float* p, float* su
     }
     for (; row < tile.rows; ++row) one(row);
     hn::StoreU(sum, d, sums + column);
+    hn::StoreU(sum, d, weights + column);
     hn::StoreU(high, d, excess + column);
     highest = hn::Max(high, highest);
   }
@@ -202,9 +205,9 @@ float Softmax(const ScoreTile& tile, const float* reference, float* p, float* su
 }
 
 float AnySoftmax(const ScoreTile& tile, const float* reference, float* p, float* sums,
-                 float* excess) {
-  return tile.visible ? Softmax<true>(tile, reference, p, sums, excess)
-                      : Softmax<false>(tile, reference, p, sums, excess);
+                 float* weights, float* excess) {
+  return tile.visible ? Softmax<true>(tile, reference, p, sums, weights, excess)
+                      : Softmax<false>(tile, reference, p, sums, weights, excess);
 }
 
 template <bool kMasked>
