@@ -13,6 +13,7 @@
 #include "dnnl.hpp"
 #include "kernels/convert.h"
 #include "kernels/tile_kernels.h"
+#include "kernels/transpose.h"
 #include "ringwise/error.h"
 
 // Letters: a product is c [m, n] = a [m, k] b [k, n].
