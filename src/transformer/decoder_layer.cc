@@ -50,6 +50,7 @@ Tensor DecoderLayer::Forward(const SequenceShard& shard, BlockWorkspace& work, T
     FeedForward(work, middle,
                 keep ? saved.gate_up.view().Slice(0, begin, rows) : work.gate_up(rows), y_rows);
   });
+  saved.recompute = recompute;
   saved.input = std::move(x);
   if (recompute != Recompute::kBlock) {
     saved.attention = std::move(attention);
@@ -74,7 +75,7 @@ void DecoderLayer::ForwardOnly(const SequenceShard& shard, BlockWorkspace& work,
 
 void DecoderLayer::Backward(const SequenceShard& shard, BlockWorkspace& work, LayerSaved saved,
                             Tensor& gradient) {
-  if (!saved.attention) {
+  if (saved.recompute == Recompute::kBlock) {
     saved.qkv = ProjectQkv(shard, work, saved.input);
     saved.attention = Activation(shard.rows(), config_.heads * config_.head_dim);
     Attend(shard, saved.qkv, saved.attention, saved.logsumexp);
@@ -83,7 +84,7 @@ void DecoderLayer::Backward(const SequenceShard& shard, BlockWorkspace& work, La
   BackwardFeedForward(shard, work, saved, gradient, attention_gradient);
   saved.after_attention = Tensor();
   saved.gate_up = Tensor();
-  if (!saved.qkv) saved.qkv = ProjectQkv(shard, work, saved.input);
+  if (saved.recompute == Recompute::kAttention) saved.qkv = ProjectQkv(shard, work, saved.input);
   BackwardAttention(shard, saved, std::move(attention_gradient));
   saved.attention = Tensor();
   saved.logsumexp = Tensor();
@@ -188,7 +189,7 @@ void DecoderLayer::FeedForward(BlockWorkspace& work, ConstTensorView after_atten
 void DecoderLayer::BackwardFeedForward(const SequenceShard& shard, BlockWorkspace& work,
                                        LayerSaved& saved, Tensor& gradient,
                                        Tensor& attention_gradient) {
-  const bool kept = static_cast<bool>(saved.gate_up);
+  const bool kept = saved.recompute == Recompute::kNone;
   ForEachRowBlock(shard.rows(), work.block_rows(), [&](int64_t begin, int64_t rows) {
     const TensorView change = gradient.view().Slice(0, begin, rows);
     const ConstTensorView attention = saved.attention.view().Slice(0, begin, rows);

@@ -14,6 +14,7 @@ namespace ringwise {
 // What a layer's forward keeps for its backward, in the compute type; rows are this rank's. Empty
 // tensors are recomputed.
 struct LayerSaved {
+  Recompute recompute = Recompute::kBlock;
   Tensor input;            // [rows, hidden]                              every mode
   Tensor attention;        // [rows, heads * head_dim], attention's output  none, attention
   Tensor logsumexp;        // [batch, heads, length] f32                    none, attention

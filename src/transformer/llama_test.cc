@@ -1,0 +1,265 @@
+#include "ringwise/llama.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "ringwise/error.h"
+#include "ringwise/launch.h"
+#include "ringwise/layout.h"
+#include "ringwise/random.h"
+
+namespace ringwise {
+namespace {
+
+constexpr double kTheta = 1000;
+
+ModelConfig SmallConfig(bool tied) {
+  return {.hidden = 24,
+          .layers = 2,
+          .heads = 4,
+          .kv_heads = 2,
+          .head_dim = 8,
+          .ffn = 37,
+          .vocab = 53,
+          .max_positions = 4096,
+          .tied_embeddings = tied};
+}
+
+struct Pass {
+  ModelConfig config = SmallConfig(false);
+  DType compute = DType::kF32;
+  int ring = 1;
+  int threads = 1;
+  Layout layout = Layout::kContiguous;
+  Recompute recompute = Recompute::kNone;
+  int64_t batch = 2;
+  int64_t context = 45;
+  float gradient_scale = 0.5f;
+  std::function<void(Llama&)> change;  // of the parameters, before the pass
+};
+
+struct Result {
+  LossSum loss;
+  LossSum forward_loss;
+  std::map<std::string, std::vector<double>> gradients;
+  MemoryMeter::Reading peak;  // largest rank
+};
+
+int32_t TokenAt(const ModelConfig& config, int64_t sequence, int64_t position) {
+  Random random(5, static_cast<uint64_t>(sequence), static_cast<uint64_t>(position));
+  return static_cast<int32_t>(random.Below(static_cast<uint64_t>(config.vocab)));
+}
+
+Result Execute(const Pass& run) {
+  Result result;
+  std::mutex mutex;
+  Launch({.ring = run.ring, .data_parallel = 1, .threads = run.threads}, [&](Rank& rank) {
+    Llama model(rank.context, run.config, run.compute);
+    model.Initialize(9);
+    // Larger than the usual start, so that every term of every gradient matters.
+    for (Parameter& parameter : model.parameters()) {
+      for (int64_t i = 0; parameter.decays && i < parameter.value.elements(); ++i) {
+        parameter.value.data<float>()[i] *= 10;
+      }
+    }
+    if (run.change) run.change(model);
+    model.ParametersChanged();
+    model.ZeroGradients();
+    TokenBatch batch;
+    batch.batch = run.batch;
+    for (int r = 0; r < run.ring; ++r) {
+      batch.positions.push_back(ShardPositions(run.layout, run.context, run.ring, r));
+    }
+    const Positions& mine = batch.positions[rank.ring.rank()];
+    std::vector<int32_t> tokens;
+    std::vector<int32_t> targets;
+    for (int64_t sequence = 0; sequence < run.batch; ++sequence) {
+      for (int64_t i = 0; i < Count(mine); ++i) {
+        const int64_t position = At(mine, i);
+        tokens.push_back(TokenAt(run.config, sequence, position));
+        targets.push_back(position % 7 == 3 ? -1 : TokenAt(run.config, sequence, position + 1));
+      }
+    }
+    batch.tokens = tokens;
+    batch.targets = targets;
+    const LossSum forward = model.Forward(rank.ring, batch, kTheta);
+    rank.context.meter.ResetPeak();
+    const LossSum loss =
+        model.ForwardBackward(rank.ring, batch, kTheta, run.recompute, run.gradient_scale);
+    const std::lock_guard<std::mutex> lock(mutex);
+    result.loss.nats += loss.nats;
+    result.loss.tokens += loss.tokens;
+    result.forward_loss.nats += forward.nats;
+    result.forward_loss.tokens += forward.tokens;
+    for (const Parameter& parameter : model.parameters()) {
+      std::vector<double>& sum = result.gradients[parameter.name];
+      sum.resize(static_cast<size_t>(parameter.gradient.elements()));
+      for (size_t i = 0; i < sum.size(); ++i) sum[i] += parameter.gradient.data<float>()[i];
+    }
+    const MemoryMeter::Reading peak = rank.context.meter.peak();
+    result.peak.working = std::max(result.peak.working, peak.working);
+    result.peak.largest_allocation =
+        std::max(result.peak.largest_allocation, peak.largest_allocation);
+  });
+  return result;
+}
+
+// Largest difference over largest magnitude of each gradient.
+double LargestError(const Result& actual, const Result& expected) {
+  double worst = 0;
+  for (const auto& [name, reference] : expected.gradients) {
+    const std::vector<double>& values = actual.gradients.at(name);
+    double error = 0;
+    double scale = 0;
+    for (size_t i = 0; i < reference.size(); ++i) {
+      error = std::max(error, std::abs(values[i] - reference[i]));
+      scale = std::max(scale, std::abs(reference[i]));
+    }
+    if (!(error <= 1e-4 * scale)) ADD_FAILURE() << name << " " << error << " of " << scale;
+    worst = std::max(worst, error / scale);
+  }
+  return worst;
+}
+
+TEST(Llama, GradientsAreTheSlopeOfTheLoss) {
+  for (const bool tied : {false, true}) {
+    Pass run;
+    run.config = SmallConfig(tied);
+    run.gradient_scale = 1;
+    const Result at = Execute(run);
+    EXPECT_EQ(at.loss.nats, at.forward_loss.nats);
+    EXPECT_EQ(at.loss.tokens, at.forward_loss.tokens);
+    // Along each parameter's own gradient, where the slope is its squared length. The step is a
+    // compromise between the loss's curvature and its rounding, 1e-7 of 400 nats.
+    for (const auto& [name, gradient] : at.gradients) {
+      double squares = 0;
+      for (const double g : gradient) squares += g * g;
+      const double length = std::sqrt(squares);
+      ASSERT_GT(length, 0) << name;
+      const double step = 0.02 / length;
+      double loss[2];
+      for (const int side : {0, 1}) {
+        run.change = [&](Llama& model) {
+          for (Parameter& parameter : model.parameters()) {
+            if (parameter.name != name) continue;
+            for (size_t i = 0; i < gradient.size(); ++i) {
+              parameter.value.data<float>()[i] +=
+                  static_cast<float>((side == 0 ? -step : step) * gradient[i] / length);
+            }
+          }
+        };
+        loss[side] = Execute(run).loss.nats;
+      }
+      run.change = nullptr;
+      EXPECT_NEAR((loss[1] - loss[0]) / (2 * step), length, 0.01 * length) << name;
+    }
+  }
+}
+
+TEST(Llama, RecomputationChangesNoBit) {
+  for (const DType compute : {DType::kF32, DType::kBF16}) {
+    Pass run;
+    run.compute = compute;
+    run.ring = 2;
+    run.threads = 2;
+    const Result kept = Execute(run);
+    for (const Recompute recompute : {Recompute::kAttention, Recompute::kBlock}) {
+      run.recompute = recompute;
+      const Result again = Execute(run);
+      EXPECT_EQ(again.loss.nats, kept.loss.nats);
+      EXPECT_EQ(again.gradients, kept.gradients);
+    }
+  }
+}
+
+TEST(Llama, RingAndLayoutChangeOnlyRounding) {
+  Pass run;
+  const Result one = Execute(run);
+  EXPECT_EQ(one.loss.tokens, 2 * (45 - 6));
+  for (const int ring : {2, 3, 5}) {
+    for (const Layout layout : {Layout::kContiguous, Layout::kStriped, Layout::kZigzag}) {
+      run.ring = ring;
+      run.layout = layout;
+      run.recompute = Recompute::kAttention;
+      const Result many = Execute(run);
+      EXPECT_EQ(many.loss.tokens, one.loss.tokens);
+      EXPECT_NEAR(many.loss.nats, one.loss.nats, 1e-6 * one.loss.nats);
+      EXPECT_LT(LargestError(many, one), 1e-5) << ring << " " << Name(layout);
+    }
+  }
+}
+
+TEST(Llama, ShardsMayBeEmpty) {
+  Pass run;
+  run.context = 3;
+  const Result one = Execute(run);
+  run.ring = 5;
+  const Result many = Execute(run);
+  EXPECT_NEAR(many.loss.nats, one.loss.nats, 1e-6 * one.loss.nats);
+  EXPECT_LT(LargestError(many, one), 1e-5);
+  run.context = 0;
+  EXPECT_EQ(Execute(run).loss.tokens, 0);
+}
+
+TEST(Llama, Bf16IsNearF32) {
+  Pass run;
+  const Result exact = Execute(run);
+  run.compute = DType::kBF16;
+  const Result rounded = Execute(run);
+  EXPECT_NEAR(rounded.loss.nats, exact.loss.nats, 0.03 * exact.loss.nats);
+  for (const auto& [name, reference] : exact.gradients) {
+    double error = 0;
+    double square = 0;
+    for (size_t i = 0; i < reference.size(); ++i) {
+      const double difference = rounded.gradients.at(name)[i] - reference[i];
+      error += difference * difference;
+      square += reference[i] * reference[i];
+    }
+    EXPECT_LT(std::sqrt(error / square), 0.2) << name;
+  }
+}
+
+TEST(Llama, MoreThanOneBlockOfRowsAndTheSameBitsTwice) {
+  Pass run;
+  run.context = 700;
+  run.threads = 2;
+  const Result first = Execute(run);
+  const Result second = Execute(run);
+  EXPECT_EQ(first.gradients, second.gradients);
+  run.threads = 1;
+  const Result alone = Execute(run);
+  EXPECT_LT(LargestError(first, alone), 1e-5);
+}
+
+TEST(Llama, RejectsWhatDoesNotFit) {
+  MemoryMeter meter;
+  ThreadTeam team(1);
+  Context context{team, meter};
+  ModelConfig bad = SmallConfig(false);
+  bad.kv_heads = 3;
+  EXPECT_THROW(Llama(context, bad, DType::kF32), UsageError);
+  Launch({.ring = 1, .data_parallel = 1, .threads = 1}, [](Rank& rank) {
+    Llama model(rank.context, SmallConfig(false), DType::kF32);
+    model.Initialize(1);
+    std::vector<int32_t> tokens = {1, 2, 53};
+    TokenBatch batch{1, tokens, tokens, {{{0, 3, 1}}}};
+    EXPECT_THROW(model.Forward(rank.ring, batch, kTheta), UsageError);
+    tokens[2] = 3;
+    EXPECT_NO_THROW(model.Forward(rank.ring, batch, kTheta));
+    EXPECT_THROW(model.Forward(rank.ring, batch, 0), UsageError);
+    batch.positions = {{{0, 4, 1}}};
+    EXPECT_THROW(model.Forward(rank.ring, batch, kTheta), ShapeError);
+    batch.positions.clear();
+    EXPECT_THROW(model.Forward(rank.ring, batch, kTheta), ShapeError);
+  });
+}
+
+}  // namespace
+}  // namespace ringwise
