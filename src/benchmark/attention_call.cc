@@ -1,0 +1,70 @@
+#include "benchmark/attention_call.h"
+
+#include <cmath>
+
+#include "ringwise/random.h"
+
+namespace ringwise {
+
+AttentionCall::AttentionCall(Rank& rank, const AttentionProblem& problem) : rank_(rank) {
+  options_.mask.causal = problem.causal;
+  const int ranks = rank.ring.size();
+  for (int r = 0; r < ranks; ++r) {
+    options_.query_positions.push_back(
+        ShardPositions(problem.layout, problem.seq, ranks, r, problem.kv_seq - problem.seq));
+    options_.key_positions.push_back(ShardPositions(problem.layout, problem.kv_seq, ranks, r));
+  }
+  const Positions& queries = options_.query_positions[rank.ring.rank()];
+  const Positions& keys = options_.key_positions[rank.ring.rank()];
+  const Shape query_shape = {problem.batch, Count(queries), problem.heads, problem.head_dim};
+  const Shape key_shape = {problem.batch, Count(keys), problem.kv_heads, problem.head_dim};
+  const auto make = [&](DType dtype, const Shape& shape) {
+    return Tensor(rank.context.meter, MemoryCategory::kActivations, dtype, shape);
+  };
+  query_ = make(problem.dtype, query_shape);
+  key_ = make(problem.dtype, key_shape);
+  value_ = make(problem.dtype, key_shape);
+  output_ = make(problem.dtype, query_shape);
+  logsumexp_ = make(DType::kF32, {problem.batch, problem.heads, Count(queries)});
+  Fill(query_, queries, 0);
+  Fill(key_, keys, 1);
+  Fill(value_, keys, 2);
+  if (problem.direction != Direction::kForward) {
+    output_gradient_ = make(problem.dtype, query_shape);
+    query_gradient_ = make(problem.dtype, query_shape);
+    key_gradient_ = make(problem.dtype, key_shape);
+    value_gradient_ = make(problem.dtype, key_shape);
+    Fill(output_gradient_, queries, 3);
+  }
+}
+
+void AttentionCall::Fill(Tensor& tensor, const Positions& positions, uint64_t stream) {
+  constexpr uint64_t kSeed = 20231;
+  const Shape& shape = tensor.shape();
+  const int64_t row_elements = shape[2] * shape[3];
+  rank_.context.team.ForEach(shape[0] * shape[1], [&](int64_t index, int) {
+    const int64_t row = index % shape[1];
+    const auto position = static_cast<uint64_t>(At(positions, row) + (index / shape[1] << 40));
+    Random random(kSeed, position * 4 + stream);
+    DispatchDType(tensor.dtype(), [&]<class T>(T) {
+      T* out = tensor.data<T>() + index * row_elements;
+      for (int64_t i = 0; i < row_elements; ++i) {
+        // Variance 1 at a fraction of a normal number's cost.
+        out[i] = T(static_cast<float>((2 * random.Uniform() - 1) * std::sqrt(3.0)));
+      }
+    });
+  });
+}
+
+void AttentionCall::Forward() {
+  RingAttentionForward(rank_.context, rank_.ring, options_, query_.view(), key_.view(),
+                       value_.view(), output_.view(), logsumexp_.view());
+}
+
+void AttentionCall::Backward() {
+  RingAttentionBackward(rank_.context, rank_.ring, options_, query_.view(), key_.view(),
+                        value_.view(), output_.view(), logsumexp_.view(), output_gradient_.view(),
+                        query_gradient_.view(), key_gradient_.view(), value_gradient_.view());
+}
+
+}  // namespace ringwise
