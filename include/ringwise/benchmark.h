@@ -19,6 +19,7 @@ struct BenchmarkResult {
   double seconds = 0;       // median of a call
   double best_seconds = 0;  // of a call
   double spread = 0;        // (third quartile - first) / median
+  double cores = 0;         // CPU seconds over seconds, of this process: what a busy machine gave
   double flops = 0;         // of a call
   double peak_flops = 0;    // a second
 

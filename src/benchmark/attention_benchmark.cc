@@ -77,13 +77,13 @@ std::optional<BenchmarkResult> BenchmarkAttention(const MeshOptions& mesh, Atten
     };
     if (problem.direction == Direction::kBackward) call.Forward();
     run();  // the warm-up
-    std::vector<double> seconds;
+    CallTimes times;
     double peak = 0;
     for (bool more = true; more;) {
       peak = std::max(peak, MeasureMeshPeak(rank, problem.dtype));
       rank.ring.Barrier();
-      seconds.push_back(TimeCall(run));
-      std::array<std::byte, 1> go_on = {std::byte{!Enough(seconds, min_seconds)}};
+      times.Time(run);
+      std::array<std::byte, 1> go_on = {std::byte{!times.Enough(min_seconds)}};
       rank.ring.Broadcast(go_on, 0);
       more = go_on[0] != std::byte{0};
     }
@@ -94,7 +94,7 @@ std::optional<BenchmarkResult> BenchmarkAttention(const MeshOptions& mesh, Atten
     result->threads = rank.context.team.size();
     result->flops = AttentionFlops(problem);
     result->peak_flops = peak;
-    Summarize(seconds, *result);
+    times.Summarize(*result);
   });
   return result;
 }

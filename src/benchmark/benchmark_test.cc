@@ -8,21 +8,26 @@
 namespace ringwise {
 namespace {
 
-TEST(Timing, SummarizesByMedianAndQuartiles) {
+TEST(CallTimes, SummarizesByMedianAndQuartiles) {
   BenchmarkResult result;
-  Summarize({5, 1, 2, 4, 3}, result);
+  CallTimes times;
+  for (const double seconds : {5, 1, 2, 4, 3}) times.Add(seconds, 2 * seconds);
+  times.Summarize(result);
   EXPECT_EQ(result.calls, 5);
   EXPECT_EQ(result.seconds, 3);
   EXPECT_EQ(result.best_seconds, 1);
   EXPECT_DOUBLE_EQ(result.spread, 2.0 / 3);
-  Summarize({2, 1}, result);
-  EXPECT_EQ(result.seconds, 1.5);
+  EXPECT_DOUBLE_EQ(result.cores, 2);
 }
 
-TEST(Timing, ThreeCallsAtLeast) {
-  EXPECT_FALSE(Enough({9, 9}, 1));
-  EXPECT_FALSE(Enough({1, 1, 1}, 4));
-  EXPECT_TRUE(Enough({1, 1, 1}, 3));
+TEST(CallTimes, ThreeCallsAtLeast) {
+  CallTimes times;
+  times.Add(9, 0);
+  times.Add(9, 0);
+  EXPECT_FALSE(times.Enough(1));
+  times.Add(1, 0);
+  EXPECT_TRUE(times.Enough(1));
+  EXPECT_FALSE(times.Enough(20));
 }
 
 TEST(AttentionFlops, CountsAsFlashAttention) {
@@ -56,6 +61,7 @@ TEST(BenchmarkAttention, ChecksAndTimesEveryDirection) {
       EXPECT_EQ(result->threads, 1);
       EXPECT_GE(result->calls, 3);
       EXPECT_GT(result->share_of_peak(), 0);
+      EXPECT_GT(result->cores, 0);
       EXPECT_GE(result->best_share_of_peak(), result->share_of_peak());
     }
   }

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <span>
 #include <vector>
@@ -84,18 +85,19 @@ BenchmarkResult BenchmarkGemm(int threads, const GemmProblem& problem, double mi
   result.threads = team.size();
   result.flops = 2.0 * static_cast<double>(problem.m) * static_cast<double>(problem.n) *
                  static_cast<double>(problem.k);
-  std::vector<double> seconds;
-  double since_peak = min_seconds;
-  while (!Enough(seconds, min_seconds)) {
-    if (since_peak >= min_seconds / 4) {
+  constexpr double kBetweenPeaks = 0.5;
+  CallTimes times;
+  std::chrono::steady_clock::time_point last_peak;
+  while (!times.Enough(min_seconds)) {
+    const auto now = std::chrono::steady_clock::now();
+    if (now - last_peak > std::chrono::duration<double>(kBetweenPeaks)) {
       result.peak_flops = std::max(result.peak_flops, MeasurePeakFlops(team, problem.dtype));
-      since_peak = 0;
+      last_peak = std::chrono::steady_clock::now();
     }
-    seconds.push_back(TimeCall(run));
-    since_peak += seconds.back();
+    times.Time(run);
   }
   result.peak_flops = std::max(result.peak_flops, MeasurePeakFlops(team, problem.dtype));
-  Summarize(seconds, result);
+  times.Summarize(result);
   return result;
 }
 

@@ -1,8 +1,9 @@
 #include "benchmark/timing.h"
 
+#include <time.h>
+
 #include <algorithm>
 #include <chrono>
-#include <numeric>
 
 namespace ringwise {
 namespace {
@@ -16,24 +17,40 @@ double Quantile(const std::vector<double>& sorted, double fraction) {
   return (1 - weight) * sorted[below] + weight * sorted[above];
 }
 
+double CpuSeconds() {
+  timespec time{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
 }  // namespace
 
-void Summarize(std::vector<double> seconds, BenchmarkResult& result) {
-  std::ranges::sort(seconds);
-  result.calls = static_cast<int64_t>(seconds.size());
-  result.seconds = Quantile(seconds, 0.5);
-  result.best_seconds = seconds.front();
-  result.spread = (Quantile(seconds, 0.75) - Quantile(seconds, 0.25)) / result.seconds;
+void CallTimes::Add(double seconds, double cpu_seconds) {
+  seconds_.push_back(seconds);
+  sum_ += seconds;
+  cpu_sum_ += cpu_seconds;
 }
 
-double TimeCall(const std::function<void()>& call) {
+void CallTimes::Time(const std::function<void()>& call) {
   const auto begin = std::chrono::steady_clock::now();
+  const double cpu_begin = CpuSeconds();
   call();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
+  Add(elapsed.count(), CpuSeconds() - cpu_begin);
 }
 
-bool Enough(const std::vector<double>& seconds, double min_seconds) {
-  return seconds.size() >= 3 && std::accumulate(seconds.begin(), seconds.end(), 0.0) >= min_seconds;
+bool CallTimes::Enough(double min_seconds) const {
+  return seconds_.size() >= 3 && sum_ >= min_seconds;
+}
+
+void CallTimes::Summarize(BenchmarkResult& result) const {
+  std::vector<double> sorted = seconds_;
+  std::ranges::sort(sorted);
+  result.calls = static_cast<int64_t>(sorted.size());
+  result.seconds = Quantile(sorted, 0.5);
+  result.best_seconds = sorted.front();
+  result.spread = (Quantile(sorted, 0.75) - Quantile(sorted, 0.25)) / result.seconds;
+  result.cores = cpu_sum_ / sum_;
 }
 
 }  // namespace ringwise

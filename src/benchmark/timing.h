@@ -7,13 +7,21 @@
 
 namespace ringwise {
 
-// Fills calls, seconds, best_seconds and spread from the seconds of each call (at least one).
-void Summarize(std::vector<double> seconds, BenchmarkResult& result);
+// Seconds of several calls, and the CPU seconds that all threads of this process spent in them.
+class CallTimes {
+ public:
+  void Time(const std::function<void()>& call);
+  // Whether these are enough calls: at least three, and `min_seconds` in all.
+  bool Enough(double min_seconds) const;
+  // Fills calls, seconds, best_seconds, spread and cores; of at least one call.
+  void Summarize(BenchmarkResult& result) const;
 
-// Seconds that `call` takes.
-double TimeCall(const std::function<void()>& call);
+  void Add(double seconds, double cpu_seconds);
 
-// Whether `seconds` are enough calls: at least three, and `min_seconds` in all.
-bool Enough(const std::vector<double>& seconds, double min_seconds);
+ private:
+  std::vector<double> seconds_;
+  double sum_ = 0;
+  double cpu_sum_ = 0;
+};
 
 }  // namespace ringwise

@@ -38,6 +38,7 @@ void Print(Json record, const BenchmarkResult& result, bool json) {
     record["best_seconds"] = result.best_seconds;
     record["spread"] = result.spread;
     record["calls"] = result.calls;
+    record["cores"] = result.cores;
     record["gflops"] = result.flops_per_second() / 1e9;
     record["peak_gflops"] = result.peak_flops / 1e9;
     record["share_of_peak"] = result.share_of_peak();
@@ -53,6 +54,7 @@ void Print(Json record, const BenchmarkResult& result, bool json) {
   fmt::print("{}\n", problem);
   fmt::print("  {:.4g} s a call, the median of {}; the best {:.4g} s, quartiles {:.1f} % apart\n",
              result.seconds, result.calls, result.best_seconds, 100 * result.spread);
+  fmt::print("  {:.2f} cores busy with it\n", result.cores);
   fmt::print("  {:.1f} of {:.1f} GFLOP/s: {:.1f} % of the FMA peak; the best {:.1f} %\n",
              result.flops_per_second() / 1e9, result.peak_flops / 1e9, 100 * result.share_of_peak(),
              100 * result.best_share_of_peak());
