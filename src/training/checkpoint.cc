@@ -50,6 +50,7 @@ std::span<std::byte> BytesOf(const Tensor& tensor) {
 
 std::vector<int64_t> Extents(const Shape& shape) {
   std::vector<int64_t> extents;
+  extents.reserve(static_cast<size_t>(shape.rank()));
   for (int axis = 0; axis < shape.rank(); ++axis) extents.push_back(shape[axis]);
   return extents;
 }
@@ -57,6 +58,7 @@ std::vector<int64_t> Extents(const Shape& shape) {
 void WriteMoments(const std::string& path, const std::vector<Parameter>& parameters,
                   AdamW& optimizer) {
   std::vector<NamedBytes> tensors;
+  tensors.reserve(2 * parameters.size());
   const auto add = [&](const char* kind, const std::vector<Tensor>& moments) {
     for (size_t p = 0; p < parameters.size(); ++p) {
       tensors.push_back(
