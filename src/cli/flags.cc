@@ -100,24 +100,6 @@ CLI::Validator Unnamed(const CLI::Validator& check) {
   return CLI::Validator(check).description("");
 }
 
-constexpr std::pair<const char*, Layout> kLayouts[] = {{"contiguous", Layout::kContiguous},
-                                                       {"striped", Layout::kStriped},
-                                                       {"zigzag", Layout::kZigzag}};
-
-Layout LayoutOf(const std::string& name) {
-  for (const auto& [known, layout] : kLayouts) {
-    if (name == known) return layout;
-  }
-  throw UsageError(fmt::format("--layout must be contiguous, striped or zigzag, found '{}'", name));
-}
-
-std::string NameOf(Layout layout) {
-  for (const auto& [name, known] : kLayouts) {
-    if (layout == known) return name;
-  }
-  return "";
-}
-
 // Appends the file's keys as --key=value, except those that `args` already has.
 void AppendConfig(const CLI::App& command, const std::string& path,
                   std::vector<std::string>& args) {
@@ -228,9 +210,9 @@ void AddMeshFlags(CLI::App& command, MeshOptions& mesh) {
 void AddLayoutFlag(CLI::App& command, Layout& layout) {
   command
       .add_option_function<std::string>(
-          "--layout", [&layout](const std::string& name) { layout = LayoutOf(name); },
+          "--layout", [&layout](const std::string& name) { layout = ParseLayout(name); },
           "How the sequence is cut over the ring: contiguous, striped or zigzag")
-      ->default_str(NameOf(layout))
+      ->default_str(std::string(Name(layout)))
       ->type_name("NAME");
 }
 

@@ -31,6 +31,7 @@ int Main(int argc, char** argv) {
   app.set_help_flag("--help", "Print this help and exit");
   app.get_formatter()->column_width(34);
   AddBench(app);
+  AddTrain(app);
   AddInfo(app);
 
   try {

@@ -2,35 +2,18 @@
 
 #include <algorithm>
 
+#include "ring/attention_work.h"
 #include "ringwise/mask.h"
 
 namespace ringwise {
-namespace {
-
-double AttentionWork(const std::vector<Positions>& positions) {
-  const Mask causal = {.causal = true};
-  double largest = 0;
-  double sum = 0;
-  for (const Positions& queries : positions) {
-    double pairs = 0;
-    for (const Positions& keys : positions) {
-      pairs += static_cast<double>(CountVisible(causal, queries, keys));
-    }
-    largest = std::max(largest, pairs);
-    sum += pairs;
-  }
-  return sum > 0 ? largest / (sum / static_cast<double>(positions.size())) : 1;
-}
-
-}  // namespace
-
 SequenceReader::SequenceReader(const TokenStream& stream, int64_t context, uint64_t seed,
                                Layout layout, int ring_size, int ring_rank)
     : stream_(stream), sampler_(stream.tokens(), context, seed), ring_rank_(ring_rank) {
   for (int rank = 0; rank < ring_size; ++rank) {
     positions_.push_back(ShardPositions(layout, context, ring_size, rank));
   }
-  attention_work_ = AttentionWork(positions_);
+  const Mask causal = {.causal = true};
+  attention_work_ = ComputeAttentionWork(causal, positions_, positions_).largest_over_mean;
 }
 
 TokenBatch SequenceReader::Read(int64_t first, int64_t batch) {

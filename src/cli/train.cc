@@ -1,0 +1,166 @@
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <string>
+
+#include "cli/commands.h"
+#include "cli/flags.h"
+#include "ringwise/error.h"
+#include "ringwise/trainer.h"
+
+namespace ringwise {
+namespace {
+
+struct TrainFlags {
+  TrainOptions options;
+  std::string dtype = "auto";
+};
+
+Recompute ParseRecompute(const std::string& name) {
+  if (name == "none") return Recompute::kNone;
+  if (name == "attention") return Recompute::kAttention;
+  if (name == "block") return Recompute::kBlock;
+  throw UsageError("--recompute must be none, attention or block, found '" + name + "'");
+}
+
+template <class Value>
+void Flag(CLI::App& command, const char* name, Value& value, const char* meaning,
+          const char* unit) {
+  command.add_option(name, value, meaning)->capture_default_str()->type_name(unit);
+}
+
+void AddRunFlags(CLI::App& command, TrainOptions& options) {
+  command.option_defaults()->group("Run");
+  command
+      .add_option("--data", options.data,
+                  "Text to train on: files, and folders read recursively; binary files are skipped")
+      ->type_name("PATH...");
+  command.add_option("--out", options.out, "Run folder to make")->type_name("DIR");
+  command
+      .add_option("--resume", options.resume,
+                  "Continue this run from its latest checkpoint; its config.toml gives the flags "
+                  "not given here")
+      ->type_name("RUN");
+  command
+      .add_option(
+          "--init", options.init,
+          "Start from this model folder (Hugging Face's format), whose shapes are then used")
+      ->type_name("MODEL");
+  AddConfigFlag(command);
+}
+
+void AddScheduleFlags(CLI::App& command, TrainOptions& options) {
+  command.option_defaults()->group("Steps and contexts");
+  Flag(command, "--steps", options.steps,
+       "Optimizer steps; 0: the sum of --context-schedule, or 1000", "N");
+  AddContextFlag(command, options.context,
+                 "Tokens a sequence, where no --context-schedule is given");
+  Flag(command, "--batch", options.batch,
+       "Sequences a pass and data-parallel rank; of the first phase of a schedule", "N");
+  Flag(command, "--accumulate", options.accumulate, "Passes summed into one step", "N");
+  command
+      .add_option_function<std::string>(
+          "--context-schedule",
+          [&options](const std::string& text) {
+            options.context_schedule = ParseContextSchedule(text);
+          },
+          "Contexts one after another, CONTEXT[xBATCH]:STEPS each, for example "
+          "256x8:2000,2048:300,8192:60; with % shares of --max-seconds: 256:60%,2048:25%,8192:15%. "
+          "The rotary base follows the context")
+      ->type_name("PHASES");
+  Flag(command, "--max-seconds", options.max_seconds,
+       "Finish the step, save and end after so long; 0: no limit", "SECONDS");
+}
+
+void AddModelFlags(CLI::App& command, ModelConfig& model) {
+  command.option_defaults()->group("Model");
+  Flag(command, "--hidden", model.hidden, "Width of the model", "N");
+  Flag(command, "--layers", model.layers, "Layers", "N");
+  Flag(command, "--heads", model.heads, "Query heads", "N");
+  Flag(command, "--kv-heads", model.kv_heads,
+       "Key/value heads, a divisor of --heads; 0: as --heads", "N");
+  Flag(command, "--head-dim", model.head_dim, "Width of a head, even; 0: hidden / heads", "N");
+  Flag(command, "--ffn", model.ffn,
+       "Width of the feed-forward; 0: 8/3 of --hidden, rounded up to a multiple of 32", "N");
+  Flag(command, "--vocab", model.vocab, "Tokens: 256 bytes, the document separator, and spare ones",
+       "N");
+  Flag(command, "--rope-theta", model.rope_theta,
+       "Rotary base of the first phase's context; longer contexts raise it", "X");
+  Flag(command, "--norm-eps", model.rms_norm_eps, "Epsilon of the RMS norms", "X");
+  command.add_flag("--tied-embeddings", model.tied_embeddings,
+                   "Use the embedding as the output head too");
+}
+
+void AddOptimizerFlags(CLI::App& command, TrainOptions& options) {
+  command.option_defaults()->group("Optimizer");
+  Flag(command, "--learning-rate", options.learning_rate, "Peak learning rate", "X");
+  Flag(command, "--learning-rate-floor", options.learning_rate_floor,
+       "Rate at the end of the cosine, as a fraction of the peak", "X");
+  Flag(command, "--warmup", options.warmup, "Steps of linear warm-up", "N");
+  Flag(command, "--weight-decay", options.weight_decay, "Decoupled decay of matrices", "X");
+  Flag(command, "--beta1", options.beta1, "AdamW's memory of the gradient", "X");
+  Flag(command, "--beta2", options.beta2, "AdamW's memory of its square", "X");
+  Flag(command, "--epsilon", options.epsilon, "AdamW's floor of the divisor", "X");
+  Flag(command, "--clip", options.clip, "Largest global norm of the gradient; 0: not clipped", "X");
+}
+
+void AddKeepingFlags(CLI::App& command, TrainOptions& options) {
+  command.option_defaults()->group("Evaluation, checkpoints, records");
+  Flag(command, "--heldout", options.heldout_fraction, "Fraction of the documents held out", "X");
+  Flag(command, "--eval-every", options.eval_every,
+       "Steps between held-out losses; 0: at the end alone", "N");
+  Flag(command, "--eval-tokens", options.eval_tokens,
+       "Held-out tokens of an evaluation at most; 0: none", "N");
+  Flag(command, "--save-every", options.save_every,
+       "Steps between checkpoints; 0: at the end alone", "N");
+  Flag(command, "--keep", options.keep, "Checkpoints kept, the newest", "K");
+  Flag(command, "--log-every", options.log_every, "Steps between records of metrics.jsonl", "N");
+}
+
+int ExitCode(StopReason reason) {
+  switch (reason) {
+    case StopReason::kInterrupt:
+      return 130;
+    case StopReason::kTerminate:
+      return 143;
+    case StopReason::kFinished:
+    case StopReason::kMaxSeconds:
+    case StopReason::kUser1:
+      return 0;
+  }
+  return 0;
+}
+
+}  // namespace
+
+void AddTrain(CLI::App& app) {
+  CLI::App* command =
+      app.add_subcommand("train", "Train or fine-tune a model on text; writes a run folder");
+  const auto flags = std::make_shared<TrainFlags>();
+  TrainOptions& options = flags->options;
+  AddRunFlags(*command, options);
+  AddScheduleFlags(*command, options);
+  AddModelFlags(*command, options.model);
+  AddOptimizerFlags(*command, options);
+  AddKeepingFlags(*command, options);
+  command->option_defaults()->group("Mesh and computation");
+  AddMeshFlags(*command, options.mesh);
+  AddLayoutFlag(*command, options.layout);
+  AddDTypeFlag(*command, flags->dtype);
+  command
+      ->add_option_function<std::string>(
+          "--recompute",
+          [&options](const std::string& name) { options.recompute = ParseRecompute(name); },
+          "What backward computes again, from most memory to least: none, attention (all but it), "
+          "block (all)")
+      ->default_str("attention")
+      ->type_name("NAME");
+  AddSeedFlag(*command, options.seed, "Of the weights, the data order and the held-out split");
+  command->callback([flags] {
+    flags->options.compute = ResolveDType(flags->dtype);
+    const TrainResult result = Train(flags->options);
+    const int code = ExitCode(result.reason);
+    if (code != 0) throw ExitWith{code};
+  });
+}
+
+}  // namespace ringwise
