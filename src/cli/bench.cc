@@ -90,7 +90,7 @@ void RunAttention(const AttentionFlags& flags) {
         *result, flags.json);
 }
 
-void AddAttention(CLI::App& bench) {
+void AddBenchAttention(CLI::App& bench) {
   CLI::App* command = bench.add_subcommand(
       "attention", "Ring attention: checked against float64, then timed against the FMA peak");
   const auto flags = std::make_shared<AttentionFlags>();
@@ -165,7 +165,7 @@ void AddBench(CLI::App& app) {
   CLI::App* bench =
       app.add_subcommand("bench", "Measure against this machine's own floating-point peak");
   bench->require_subcommand(1);
-  AddAttention(*bench);
+  AddBenchAttention(*bench);
   AddGemm(*bench);
 }
 

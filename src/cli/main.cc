@@ -30,6 +30,7 @@ int Main(int argc, char** argv) {
                        "Print the version and exit");
   app.set_help_flag("--help", "Print this help and exit");
   app.get_formatter()->column_width(34);
+  AddAttention(app);
   AddBench(app);
   AddTrain(app);
   AddInfo(app);

@@ -11,6 +11,7 @@
 #include "ring/ring_case.h"
 #include "ring/ring_plan.h"
 #include "ring/ring_schedule.h"
+#include "ring/row_shards.h"
 
 namespace ringwise {
 namespace {

@@ -7,6 +7,7 @@
 #include "attention/shard_attention_reference.h"
 #include "ring/ring_plan.h"
 #include "ring/ring_schedule.h"
+#include "ring/row_shards.h"
 #include "ringwise/random.h"
 
 namespace ringwise {

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "attention/attention_oracle.h"
-#include "ring/whole_attention.h"
 #include "ringwise/launch.h"
+#include "ringwise/whole_attention.h"
 
 // One case of ring attention as data, for tests: what the unit tests list, the MPI test repeats and
 // the proof draws at random.

@@ -1,0 +1,227 @@
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <memory>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "cli/commands.h"
+#include "cli/flags.h"
+#include "ringwise/error.h"
+#include "ringwise/launch.h"
+#include "ringwise/safetensors.h"
+#include "ringwise/whole_attention.h"
+
+namespace ringwise {
+namespace {
+
+struct AttentionFlags {
+  std::string inputs;
+  std::string options;
+  std::string out;
+  std::string dtype;
+  Layout layout = Layout::kContiguous;
+  MeshOptions mesh;
+};
+
+DType FileDType(const std::string& name, const SafetensorsEntry& entry) {
+  if (entry.dtype == "F32") return DType::kF32;
+  if (entry.dtype == "BF16") return DType::kBF16;
+  throw ShapeError(fmt::format("tensor '{}' must be F32 or BF16, found {}", name, entry.dtype));
+}
+
+// The tensor in type `dtype`. The file's bytes need not be aligned.
+Tensor Load(MemoryMeter& meter, const std::string& name, const SafetensorsEntry& entry,
+            DType dtype) {
+  if (entry.shape.size() != 4) {
+    throw ShapeError(
+        fmt::format("tensor '{}' must be [batch, length, heads, head_dim], found {} "
+                    "extents",
+                    name, entry.shape.size()));
+  }
+  Tensor tensor(meter, MemoryCategory::kActivations, dtype,
+                {entry.shape[0], entry.shape[1], entry.shape[2], entry.shape[3]});
+  DispatchDType(FileDType(name, entry), [&]<class From>(From) {
+    DispatchDType(dtype, [&]<class To>(To) {
+      for (int64_t i = 0; i < tensor.elements(); ++i) {
+        From element;
+        std::memcpy(&element, entry.bytes.data() + i * sizeof(From), sizeof(From));
+        tensor.data<To>()[i] = To(static_cast<float>(element));
+      }
+    });
+  });
+  return tensor;
+}
+
+void ExpectShape(const char* name, const Tensor& tensor, const Shape& expected, const char* why) {
+  if (tensor.shape() == expected) return;
+  throw ShapeError(fmt::format("tensor '{}' must be {} ({}), found {}", name, expected.ToString(),
+                               why, tensor.shape().ToString()));
+}
+
+// Everything the ranks read: one for all threads of a process.
+class Inputs {
+ public:
+  explicit Inputs(const AttentionFlags& flags) {
+    const SafetensorsFile file(flags.inputs);
+    const DType dtype = flags.dtype.empty()    ? FileDType("q", file.at("q"))
+                        : flags.dtype == "f32" ? DType::kF32
+                                               : DType::kBF16;
+    for (const auto& [name, entry] : file.entries()) {
+      if (name != "q" && name != "k" && name != "v" && name != "dout") {
+        throw ShapeError(
+            fmt::format("tensor '{}' in {} is not known: expected q, k, v and perhaps dout", name,
+                        flags.inputs));
+      }
+      if (entry.dtype != file.at("q").dtype) {
+        throw ShapeError(fmt::format("tensor '{}' is {}, but 'q' is {}: all must have one type",
+                                     name, entry.dtype, file.at("q").dtype));
+      }
+    }
+    query_ = Load(meter_, "q", file.at("q"), dtype);
+    key_ = Load(meter_, "k", file.at("k"), dtype);
+    value_ = Load(meter_, "v", file.at("v"), dtype);
+    const Shape& q = query_.shape();
+    const Shape& k = key_.shape();
+    ExpectShape("k", key_, {q[0], k[1], k[2], q[3]}, "batch and head_dim of q");
+    ExpectShape("v", value_, k, "as k");
+    if (k[2] == 0 || q[2] % k[2] != 0) {
+      throw ShapeError(fmt::format("tensor 'k' has {} heads, which do not divide the {} heads of q",
+                                   k[2], q[2]));
+    }
+    whole_.query_offset = k[1] - q[1];
+    whole_.layout = flags.layout;
+    whole_.query = query_.view();
+    whole_.key = key_.view();
+    whole_.value = value_.view();
+    if (file.entries().contains("dout")) {
+      output_gradient_ = Load(meter_, "dout", file.at("dout"), dtype);
+      ExpectShape("dout", output_gradient_, q, "as q");
+      whole_.output_gradient = output_gradient_.view();
+    }
+    if (!flags.options.empty()) ReadOptions(flags.options);
+  }
+
+  const WholeAttention& whole() const { return whole_; }
+
+ private:
+  void ReadOptions(const std::string& path) {
+    std::ifstream stream(path);
+    if (!stream) throw FileError(fmt::format("cannot read {}: {}", path, std::strerror(errno)));
+    const nlohmann::json options = nlohmann::json::parse(stream, nullptr, false);
+    if (!options.is_object()) {
+      throw FileError(fmt::format("{} is not a JSON object such as {{\"causal\": true}}", path));
+    }
+    const auto expect = [&](const std::string& key, bool right, const char* what) {
+      if (right) return;
+      throw UsageError(fmt::format("option '{}' in {} must be {}, found {}", key, path, what,
+                                   options[key].dump()));
+    };
+    for (const auto& [key, value] : options.items()) {
+      if (key == "causal") {
+        expect(key, value.is_boolean(), "true or false");
+        whole_.mask.causal = value.get<bool>();
+      } else if (key == "scale") {
+        expect(key, value.is_number() || value.is_null(), "a number");
+        if (!value.is_null()) whole_.scale = value.get<double>();
+      } else if (key == "query_offset") {
+        expect(key, value.is_number_integer() || value.is_null(), "a whole number");
+        if (!value.is_null()) whole_.query_offset = value.get<int64_t>();
+      } else {
+        const auto nearest = NearestName(key, {"causal", "scale", "query_offset"});
+        throw UsageError(fmt::format("option '{}' in {} is not known{}", key, path,
+                                     nearest ? fmt::format("; did you mean '{}'?", *nearest) : ""));
+      }
+    }
+  }
+
+  MemoryMeter meter_;
+  Tensor query_, key_, value_, output_gradient_;
+  WholeAttention whole_;
+};
+
+void Write(const std::string& path, const WholeAttention& whole, const WholeResults& results) {
+  const auto shape = [](const Shape& extents) {
+    return std::vector<int64_t>{extents[0], extents[1], extents[2], extents[3]};
+  };
+  const std::vector<int64_t> query = shape(whole.query.shape);
+  const std::vector<int64_t> key = shape(whole.key.shape);
+  std::vector<NamedBytes> tensors;
+  const auto add = [&](const char* name, const std::vector<float>& values,
+                       const std::vector<int64_t>& extents) {
+    tensors.push_back({name, {"F32", extents, std::as_bytes(std::span(values))}});
+  };
+  add("out", results.output, query);
+  add("logsumexp", results.logsumexp, {query[0], query[2], query[1]});
+  if (whole.output_gradient) {
+    add("dq", results.dq, query);
+    add("dk", results.dk, key);
+    add("dv", results.dv, key);
+  }
+  WriteSafetensors(path, tensors);
+}
+
+void RunAttention(const AttentionFlags& flags) {
+  // Read inside the launch, so that under mpirun a mistake in the files is told once.
+  std::once_flag read;
+  std::optional<Inputs> inputs;
+  MeshOptions mesh = flags.mesh;
+  mesh.data_parallel = 1;
+  Launch(mesh, [&](Rank& rank) {
+    std::call_once(read, [&] { inputs.emplace(flags); });
+    const WholeResults results = AttendWhole(rank.context, rank.ring, inputs->whole());
+    if (rank.world.rank() == 0) Write(flags.out, inputs->whole(), results);
+  });
+}
+
+}  // namespace
+
+void AddAttention(CLI::App& app) {
+  CLI::App* command = app.add_subcommand(
+      "attention", "One attention call on tensors from a file: for checking, and other languages");
+  const auto flags = std::make_shared<AttentionFlags>();
+  command
+      ->add_option(
+          "--inputs", flags->inputs,
+          "safetensors file with q [batch, q_len, heads, head_dim], k and v [batch, k_len, "
+          "kv_heads, head_dim], and for gradients dout [as q]")
+      ->type_name("FILE")
+      ->required();
+  command
+      ->add_option("--options", flags->options,
+                   "JSON file: causal (default false), scale (default head_dim^-0.5), query_offset "
+                   "(query i has position i + query_offset; default k_len - q_len)")
+      ->type_name("FILE");
+  command
+      ->add_option("--out", flags->out,
+                   "safetensors file to write: out, logsumexp, with dout also dq, dk, dv; all F32")
+      ->type_name("FILE")
+      ->required();
+  command
+      ->add_option("--ring", flags->mesh.ring,
+                   "Ranks along the sequence; 0: all of mpirun's, else 1")
+      ->capture_default_str()
+      ->type_name("N")
+      ->check(CLI::NonNegativeNumber);
+  AddLayoutFlag(*command, flags->layout);
+  command->add_option("--dtype", flags->dtype, "f32 or bf16: to compute with; default: the file's")
+      ->type_name("TYPE")
+      ->check(CLI::IsMember({"f32", "bf16"}));
+  command
+      ->add_option("--threads", flags->mesh.threads,
+                   "Threads a rank; 0: the cores this job may use, over the ranks on this host")
+      ->capture_default_str()
+      ->type_name("N")
+      ->check(CLI::NonNegativeNumber);
+  AddConfigFlag(*command);
+  command->callback([flags] { RunAttention(*flags); });
+}
+
+}  // namespace ringwise
