@@ -4,6 +4,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace ringwise {
@@ -11,6 +12,10 @@ namespace ringwise {
 // Bytes as tokens: token b is byte b, and token 256 separates documents.
 inline constexpr int32_t kSeparatorToken = 256;
 inline constexpr int64_t kByteVocab = 257;
+
+// The bytes of a text, or of a file (throws FileError), as tokens.
+std::vector<int32_t> ByteTokens(std::string_view text);
+std::vector<int32_t> ReadByteTokens(const std::string& path);
 
 // Writes tokenizer files that make `transformers.AutoTokenizer.from_pretrained(folder)` give the
 // same tokens.

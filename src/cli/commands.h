@@ -15,6 +15,8 @@ struct ExitWith {
 // One a subcommand, each in its own file: adds the subcommand, its flags and what it runs.
 void AddAttention(CLI::App& app);
 void AddBench(CLI::App& app);
+void AddEval(CLI::App& app);
+void AddGenerate(CLI::App& app);
 void AddInfo(CLI::App& app);
 void AddTrain(CLI::App& app);
 

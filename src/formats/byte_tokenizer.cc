@@ -36,6 +36,17 @@ Json ByteLevel() {
 
 }  // namespace
 
+std::vector<int32_t> ByteTokens(std::string_view text) {
+  std::vector<int32_t> tokens;
+  tokens.reserve(text.size());
+  for (const char byte : text) tokens.push_back(static_cast<unsigned char>(byte));
+  return tokens;
+}
+
+std::vector<int32_t> ReadByteTokens(const std::string& path) {
+  return ByteTokens(ReadTextFile(path));
+}
+
 // Byte-pair encoding without any merges leaves single bytes.
 void WriteByteTokenizer(const std::string& folder) {
   Json vocabulary = Json::object();
