@@ -37,7 +37,8 @@ def make_model(folder, seed=SEED, dtype=torch.float32, shard="1GB", **changes):
     config = transformers.LlamaConfig(**{**fields, **changes})
     model = transformers.LlamaForCausalLM(config).to(dtype)
     model.save_pretrained(folder, max_shard_size=shard)
-    return model.to(torch.float32).eval()
+    # Read back: casting the model also rounds its rotary frequencies, which no file holds.
+    return transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def continuation(model, prompt, count):
@@ -123,11 +124,10 @@ class Generate(support.TestCase):
         self.check(b"ab", rings=[(5, "striped")])
 
     def test_beyond_the_trained_context(self):
-        model = self.check(b"abc", rings=[(2, "zigzag")], max_position_embeddings=16)
+        self.check(b"abc", rings=[(2, "zigzag")], max_position_embeddings=16)
         folder = self.folder / "model"
         _, stderr = generate("--model", folder, "--prompt", "abc", "--max-tokens", 40)
         self.assertIn("43 tokens, the model was trained on 16", stderr)
-        self.assertEqual(model.config.max_position_embeddings, 16)
 
     def test_stops_at_the_separator(self):
         folder = self.folder / "model"
@@ -257,7 +257,7 @@ class Eval(support.TestCase):
             self.assert_close(record["loss"], one["loss"], 1e-6)
 
     def test_documents_limits_and_heldout(self):
-        model = make_model(self.folder / "model", initializer_range=0.06)
+        make_model(self.folder / "model", initializer_range=0.06)
         data = self.folder / "texts"
         data.mkdir()
         random = numpy.random.default_rng(SEED)
@@ -272,7 +272,6 @@ class Eval(support.TestCase):
         self.assertEqual(heldout["tokens"], 2 * 51 - 1)
         limited = self.run_eval("--data", data, "--context", 64, "--max-tokens", 70)
         self.assertEqual(limited["tokens"], 70)
-        del model
 
     def test_bad_input(self):
         make_model(self.folder / "model")

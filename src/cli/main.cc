@@ -34,6 +34,8 @@ int Main(int argc, char** argv) {
   AddBench(app);
   AddTrain(app);
   AddInfo(app);
+  AddEval(app);
+  AddGenerate(app);
 
   try {
     std::vector<std::string> args = ExpandConfig(app, {argv + 1, argv + argc});
