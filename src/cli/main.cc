@@ -30,12 +30,12 @@ int Main(int argc, char** argv) {
                        "Print the version and exit");
   app.set_help_flag("--help", "Print this help and exit");
   app.get_formatter()->column_width(34);
-  AddAttention(app);
-  AddBench(app);
   AddTrain(app);
-  AddInfo(app);
   AddEval(app);
   AddGenerate(app);
+  AddAttention(app);
+  AddBench(app);
+  AddInfo(app);
 
   try {
     std::vector<std::string> args = ExpandConfig(app, {argv + 1, argv + argc});
