@@ -115,7 +115,8 @@ HWY_INLINE V Exp2(V t) {
 #if HWY_TARGET == HWY_AVX3
   const V fraction{_mm512_reduce_ps(t.raw, 0x09)};
 #else
-  t = hn::Max(hn::Set(d, -126.0f), t);  // in this order NaN survives
+  const V lowest = hn::Set(d, -126.0f);
+  t = hn::IfThenElse(hn::Lt(t, lowest), lowest, t);  // NaN survives, as it need not in Max
   const V whole = hn::Floor(t);
   const V fraction = hn::Sub(t, whole);
 #endif
@@ -129,8 +130,18 @@ HWY_INLINE V Exp2(V t) {
   return V{_mm512_scalef_ps(p.raw, t.raw)};
 #else
   const hn::RebindToSigned<D> di;
-  const auto exponent = hn::ShiftLeft<23>(hn::ConvertTo(di, whole));
-  return hn::BitCast(d, hn::Add(hn::BitCast(di, p), exponent));
+  // A product, not an addition to the exponent's bits, so that NaN survives here too.
+  const auto exponent = hn::Add(hn::ConvertTo(di, whole), hn::Set(di, 127));
+  return hn::Mul(p, hn::BitCast(d, hn::ShiftLeft<23>(exponent)));
+#endif
+}
+
+// The larger, and `high` where t is NaN.
+HWY_INLINE V Higher(V t, V high) {
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2
+  return hn::Max(t, high);  // one instruction, which returns its second operand for NaN
+#else
+  return hn::IfThenElse(hn::Gt(t, high), t, high);
 #endif
 }
 
@@ -152,7 +163,7 @@ void ScoreMaxima(const ScoreTile& tile, float* maxima) {
     for (int row = 0; row < tile.rows; ++row) {
       V t = hn::Mul(scale, hn::LoadU(d, tile.scores + row * kPanel + column));
       if constexpr (kMasked) t = hn::IfThenElse(Lanes(column, tile.visible[row]), t, lowest);
-      high = hn::Max(t, high);
+      high = Higher(t, high);
     }
     hn::StoreU(high, d, maxima + column);
   }
@@ -184,7 +195,7 @@ float Softmax(const ScoreTile& tile, const float* reference, float* p, float* su
       } else {
         power = Exp2(t);
       }
-      high = hn::Max(t, high);
+      high = Higher(t, high);
       sum = hn::Add(sum, power);
       hn::StoreU(power, d, p + row * kPanel + column);
     };
@@ -199,7 +210,7 @@ float Softmax(const ScoreTile& tile, const float* reference, float* p, float* su
     hn::StoreU(sum, d, sums + column);
     hn::StoreU(sum, d, weights + column);
     hn::StoreU(high, d, excess + column);
-    highest = hn::Max(high, highest);
+    highest = Higher(high, highest);
   }
   return hn::GetLane(hn::MaxOfLanes(d, highest));
 }

@@ -1,0 +1,327 @@
+#include "kernels/tile_kernels.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "hwy/targets.h"
+#include "kernels/tile_kernels_reference.h"
+#include "kernels/transpose.h"
+#include "ringwise/random.h"
+
+namespace ringwise {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+template <class Operand>
+std::vector<Operand> Normal(size_t count, uint64_t stream, float scale = 1.0f) {
+  Random random(1, stream);
+  std::vector<Operand> values(count);
+  for (Operand& value : values) value = Operand(scale * random.Normal());
+  return values;
+}
+
+// Runs `check` with the kernels of every instruction set that this machine has.
+template <class Operand, class Check>
+void ForEachKernels(const Check& check) {
+  if constexpr (std::is_same_v<Operand, bf16>) {
+    const TileKernels<bf16>* kernels = NativeBf16TileKernels();
+    if (kernels == nullptr) GTEST_SKIP() << "no bf16 products on this CPU";
+    check(*kernels);
+  } else {
+    for (const auto target : hwy::SupportedAndGeneratedTargets()) {
+      SCOPED_TRACE(hwy::TargetName(target));
+      hwy::SetSupportedTargetsForTest(target);
+      hwy::GetChosenTarget().DeInit();
+      check(FloatTileKernels());
+    }
+    hwy::SetSupportedTargetsForTest(0);
+    hwy::GetChosenTarget().DeInit();
+  }
+}
+
+template <class Operand>
+class TileKernelsTest : public testing::Test {};
+using Operands = testing::Types<float, bf16>;
+TYPED_TEST_SUITE(TileKernelsTest, Operands);
+
+// Every count of rows and of columns, some depths; odd strides; nothing written past the columns
+// that may be.
+TYPED_TEST(TileKernelsTest, ProductOfEverySize) {
+  using Operand = TypeParam;
+  constexpr int kMostRows = 25;
+  constexpr int kMostDepth = 70;
+  const auto a = Normal<Operand>(kMostRows * (kMostDepth + 3), 1);
+  const auto b = Normal<Operand>((kMostDepth + 2) * (kPanel + 5), 2);
+  ForEachKernels<Operand>([&](const TileKernels<Operand>& kernels) {
+    for (const int k : {2, 6, 32, kMostDepth}) {
+      for (int m = 1; m <= kMostRows; ++m) {
+        for (int n = 1; n <= kPanel; n += m == 13 ? 1 : 9) {
+          const int64_t lda = kMostDepth + 3;
+          const int64_t ldb = kPanel + 5;
+          const int64_t ldc = kPanel + 7;
+          const int written = (n + kLanes - 1) / kLanes * kLanes;
+          for (const bool accumulate : {false, true}) {
+            std::vector<float> c(m * ldc, 3.0f);
+            kernels.product(a.data(), lda, b.data(), ldb, m, n, k, c.data(), ldc, accumulate);
+            for (int row = 0; row < m; ++row) {
+              for (int column = 0; column < ldc; ++column) {
+                const float found = c[row * ldc + column];
+                if (column >= written) {
+                  ASSERT_EQ(found, 3.0f) << "overwritten: " << row << " " << column;
+                } else if (column < n) {
+                  const double expected =
+                      ReferenceProduct(a.data(), lda, b.data(), ldb, row, column, k) +
+                      (accumulate ? 3.0 : 0.0);
+                  // k roundings of sums of a magnitude of about sqrt(k).
+                  ASSERT_NEAR(found, expected, 6e-8 * k * (3 + std::sqrt(k)))
+                      << m << " " << n << " " << k << " at " << row << " " << column;
+                }
+              }
+            }
+          }
+        }
+      }
+    }
+  });
+}
+
+struct Scores {
+  explicit Scores(int rows, bool masked) : scores(Normal<float>(rows * kPanel, 3, 20.0f)) {
+    Random random(2, 2);
+    for (int row = 0; row < rows; ++row) {
+      const auto begin = static_cast<int32_t>(random.Below(70));
+      const auto end = static_cast<int32_t>(random.Below(80));
+      visible.push_back({std::min(begin, kPanel), std::min(end, kPanel)});
+    }
+    tile = {.scores = scores.data(),
+            .rows = rows,
+            .columns = kPanel,
+            .scale = 0.17f,
+            .visible = masked ? visible.data() : nullptr};
+  }
+  std::vector<float> scores;
+  std::vector<ColumnRange> visible;
+  ScoreTile tile;
+};
+
+// Half a unit in the last place of what p is stored as, beside the polynomial's error.
+template <class Operand>
+constexpr double kRounding = std::is_same_v<Operand, bf16> ? 1.0 / 256 : 0.0;
+constexpr double kPolynomial = 2.5e-7;       // two units in the last place of f32
+constexpr double kRoughPolynomial = 8.5e-5;  // where bf16 follows
+
+TYPED_TEST(TileKernelsTest, Softmax) {
+  using Operand = TypeParam;
+  ForEachKernels<Operand>([&](const TileKernels<Operand>& kernels) {
+    for (const bool masked : {false, true}) {
+      for (const int rows : {1, 2, 5, 48}) {
+        const Scores input(rows, masked);
+        const ScoreTile& tile = input.tile;
+        const auto reference = Normal<float>(kPanel, 4);
+        std::vector<Operand> p((rows + 1) * kPanel, Operand(9.0f));
+        std::vector<float> sums(kPanel), weights(kPanel), excess(kPanel), maxima(kPanel);
+        const float highest = kernels.softmax(tile, reference.data(), p.data(), sums.data(),
+                                              weights.data(), excess.data());
+        kernels.score_maxima(tile, maxima.data());
+        double expected_highest = -kInfinity;
+        for (int column = 0; column < kPanel; ++column) {
+          double sum = 0;
+          double weight = 0;
+          for (int row = 0; row < rows; ++row) {
+            const double expected = ReferenceProbability(tile, row, column, reference[column]);
+            const double found = ToDouble(p[PackedIndex<Operand>(row, column, kPanel)]);
+            // The argument's own rounding is relative to its magnitude.
+            const double t = std::abs(tile.scale * tile.scores[row * kPanel + column]);
+            const double bound = kPolynomial + kRounding<Operand> + 6e-8 * (t + 4);
+            ASSERT_NEAR(found, expected, bound * expected + 1e-37) << row << " " << column;
+            ASSERT_TRUE(ReferenceVisible(tile, row, column) || found == 0.0);
+            sum += expected;
+            weight += found;
+          }
+          EXPECT_NEAR(sums[column], sum, 3e-6 * sum + 1e-37);
+          EXPECT_NEAR(weights[column], weight, 3e-6 * weight + 1e-37);
+          const double maximum = ReferenceMaximum(tile, column);
+          expected_highest = std::max(expected_highest, maximum - reference[column]);
+          if (std::isinf(maximum)) {
+            EXPECT_EQ(maxima[column], -kInfinity);
+            EXPECT_EQ(excess[column], -kInfinity);
+          } else {
+            EXPECT_NEAR(maxima[column], maximum, 1e-5);
+            EXPECT_NEAR(excess[column], maximum - reference[column], 1e-5);
+          }
+        }
+        if (std::isinf(expected_highest)) {
+          EXPECT_EQ(highest, -kInfinity);
+        } else {
+          EXPECT_NEAR(highest, expected_highest, 1e-5);
+        }
+        // An odd last row of bf16 has a partner of zeros.
+        if (kRowGroup<Operand> == 2 && rows % 2 == 1) {
+          EXPECT_EQ(ToDouble(p[PackedIndex<Operand>(rows, 5, kPanel)]), 0.0);
+        }
+      }
+    }
+  });
+}
+
+TYPED_TEST(TileKernelsTest, SoftmaxGradient) {
+  using Operand = TypeParam;
+  constexpr bool kIsBf16 = std::is_same_v<Operand, bf16>;
+  ForEachKernels<Operand>([&](const TileKernels<Operand>& kernels) {
+    for (const bool masked : {false, true}) {
+      for (const int rows : {1, 4, 7, 48}) {
+        const Scores input(rows, masked);
+        const ScoreTile& tile = input.tile;
+        constexpr int64_t kStride = 2 * kPanel;
+        auto logsumexp = Normal<float>(kPanel, 5);
+        logsumexp[7] = kInfinity;  // a row that sees nothing, or none
+        const auto delta = Normal<float>(kPanel, 6);
+        const auto dp = Normal<float>(rows * kPanel, 7);
+        std::vector<Operand> p((rows + 1) * kStride), ds(p.size()), packed(p.size());
+        kernels.softmax_gradient(tile, dp.data(), logsumexp.data(), delta.data(), p.data(),
+                                 ds.data(), kIsBf16 ? packed.data() : nullptr, kStride);
+        for (int row = 0; row < rows; ++row) {
+          for (int column = 0; column < kPanel; ++column) {
+            const double power = ReferenceProbability(tile, row, column, logsumexp[column]);
+            const double gradient = power * (dp[row * kPanel + column] - delta[column]);
+            const double t = std::abs(tile.scale * tile.scores[row * kPanel + column]);
+            const double bound =
+                (kIsBf16 ? kRoughPolynomial : kPolynomial) + kRounding<Operand> + 6e-8 * (t + 4);
+            const int64_t at = row * kStride + column;
+            ASSERT_NEAR(ToDouble(p[at]), power, bound * power + 1e-37);
+            ASSERT_NEAR(ToDouble(ds[at]), gradient, bound * std::abs(gradient) + 1e-37);
+            if (kIsBf16) {
+              ASSERT_EQ(ToDouble(packed[PackedIndex<Operand>(row, column, kStride)]),
+                        ToDouble(ds[at]));
+            }
+          }
+        }
+      }
+    }
+  });
+}
+
+TYPED_TEST(TileKernelsTest, NaNIsKept) {
+  using Operand = TypeParam;
+  ForEachKernels<Operand>([&](const TileKernels<Operand>& kernels) {
+    Scores input(6, false);
+    input.scores[2 * kPanel + 11] = std::nanf("");
+    const std::vector<float> zero(6 * kPanel, 0.0f);
+    std::vector<Operand> p(6 * kPanel), ds(6 * kPanel), packed(6 * kPanel);
+    std::vector<float> sums(kPanel), weights(kPanel), excess(kPanel);
+    const float highest = kernels.softmax(input.tile, zero.data(), p.data(), sums.data(),
+                                          weights.data(), excess.data());
+    EXPECT_FALSE(std::isnan(highest));
+    for (int column = 0; column < kPanel; ++column) {
+      EXPECT_EQ(std::isnan(sums[column]), column == 11);
+      EXPECT_EQ(std::isnan(weights[column]), column == 11);
+      EXPECT_FALSE(std::isnan(excess[column]));
+    }
+    EXPECT_TRUE(std::isnan(ToDouble(p[PackedIndex<Operand>(2, 11, kPanel)])));
+    kernels.softmax_gradient(input.tile, zero.data(), zero.data(), zero.data(), p.data(), ds.data(),
+                             packed.data(), kPanel);
+    EXPECT_TRUE(std::isnan(ToDouble(p[2 * kPanel + 11])));
+    EXPECT_TRUE(std::isnan(ToDouble(ds[2 * kPanel + 11])));
+  });
+}
+
+// The exponential over its whole range, against double: at most 2.5 units in the last place.
+TEST(TileKernels, Exponential) {
+  ForEachKernels<float>([&](const TileKernels<float>& kernels) {
+    double worst = 0;
+    const std::vector<float> zero(kPanel, 0.0f);
+    std::vector<float> scores(kPanel), p(kPanel), sums(kPanel), weights(kPanel), excess(kPanel);
+    for (float begin = -125.0f; begin < 9.0f; begin += 0.0171f) {
+      for (int i = 0; i < kPanel; ++i) scores[i] = begin + 0.00027f * static_cast<float>(i);
+      kernels.softmax({.scores = scores.data(), .rows = 1, .columns = kPanel, .scale = 1.0f},
+                      zero.data(), p.data(), sums.data(), weights.data(), excess.data());
+      for (int i = 0; i < kPanel; ++i) {
+        const double expected = std::exp2(static_cast<double>(scores[i]));
+        const float rounded = static_cast<float>(expected);
+        const double unit = std::nextafter(rounded, kInfinity) - static_cast<double>(rounded);
+        worst = std::max(worst, std::abs(p[i] - expected) / unit);
+      }
+    }
+    EXPECT_LE(worst, 2.5);
+    // Far below the least normal number nothing of it is left.
+    std::fill(scores.begin(), scores.end(), -1e5f);
+    kernels.softmax({.scores = scores.data(), .rows = 1, .columns = kPanel, .scale = 1.0f},
+                    zero.data(), p.data(), sums.data(), weights.data(), excess.data());
+    EXPECT_LE(p[0], 1.2e-38f);
+    EXPECT_GE(p[0], 0.0f);
+  });
+}
+
+TYPED_TEST(TileKernelsTest, Packs) {
+  using Operand = TypeParam;
+  constexpr int64_t kGroup = kRowGroup<Operand>;
+  ForEachKernels<Operand>([&](const TileKernels<Operand>& kernels) {
+    for (const int rows : {1, 16, 17, 63, 64}) {
+      for (const int length : {1, 2, 15, 16, 33, 64, 65, 129}) {
+        const int64_t stride = length + 3;
+        const auto source = Normal<Operand>(rows * stride, 8);
+        const int64_t depth = (length + kGroup - 1) / kGroup * kGroup;
+        std::vector<Operand> packed(depth * kPanel, Operand(7.0f));
+        kernels.pack_transposed(source.data(), stride, rows, length, packed.data());
+        for (int64_t i = 0; i < depth; ++i) {
+          for (int64_t row = 0; row < kPanel; ++row) {
+            const double expected =
+                i < length && row < rows ? ToDouble(source[row * stride + i]) : 0.0;
+            ASSERT_EQ(ToDouble(packed[PackedIndex<Operand>(i, row, kPanel)]), expected)
+                << rows << " " << length << " at " << i << " " << row;
+          }
+        }
+        const int64_t packed_rows = (rows + kGroup - 1) / kGroup * kGroup;
+        const int64_t panels = (length + kPanel - 1) / kPanel;
+        const int64_t panel_stride = packed_rows * kPanel + 64;
+        std::vector<Operand> panel_rows(panels * panel_stride, Operand(7.0f));
+        kernels.pack_rows(source.data(), stride, rows, length, panel_stride, panel_rows.data());
+        for (int64_t row = 0; row < packed_rows; ++row) {
+          for (int64_t i = 0; i < panels * kPanel; ++i) {
+            const double expected =
+                i < length && row < rows ? ToDouble(source[row * stride + i]) : 0.0;
+            ASSERT_EQ(ToDouble(panel_rows[i / kPanel * panel_stride +
+                                          PackedIndex<Operand>(row, i % kPanel, kPanel)]),
+                      expected);
+          }
+        }
+      }
+    }
+  });
+}
+
+TYPED_TEST(TileKernelsTest, ScalesColumns) {
+  using Operand = TypeParam;
+  ForEachKernels<Operand>([&](const TileKernels<Operand>& kernels) {
+    const auto factors = Normal<float>(kPanel, 9);
+    const auto before = Normal<float>(5 * kPanel, 10);
+    auto after = before;
+    kernels.scale_columns(factors.data(), 5, after.data());
+    for (int i = 0; i < 5 * kPanel; ++i) EXPECT_EQ(after[i], before[i] * factors[i % kPanel]);
+  });
+}
+
+TYPED_TEST(TileKernelsTest, Transposes) {
+  using Operand = TypeParam;
+  for (const int64_t rows : {1, 15, 16, 33}) {
+    for (const int64_t columns : {1, 16, 17, 40}) {
+      const auto source = Normal<Operand>(rows * (columns + 3), 11);
+      std::vector<Operand> transposed(columns * (rows + 5), Operand(7.0f));
+      Transpose(source.data(), columns + 3, rows, columns, transposed.data(), rows + 5);
+      for (int64_t column = 0; column < columns; ++column) {
+        for (int64_t row = 0; row < rows + 5; ++row) {
+          const double expected = row < rows ? ToDouble(source[row * (columns + 3) + column]) : 7.0;
+          ASSERT_EQ(ToDouble(transposed[column * (rows + 5) + row]), expected);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace ringwise
