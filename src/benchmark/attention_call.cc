@@ -6,6 +6,25 @@
 
 namespace ringwise {
 
+void FillByPosition(Context& context, Tensor& tensor, const Positions& positions,
+                    AttentionTensor which) {
+  constexpr uint64_t kSeed = 20231;
+  const Shape& shape = tensor.shape();
+  const int64_t row_elements = shape[2] * shape[3];
+  context.team.ForEach(shape[0] * shape[1], [&](int64_t index, int) {
+    const int64_t row = index % shape[1];
+    const auto position = static_cast<uint64_t>(At(positions, row) + (index / shape[1] << 40));
+    Random random(kSeed, position * 4 + static_cast<uint64_t>(which));
+    DispatchDType(tensor.dtype(), [&]<class T>(T) {
+      T* out = tensor.data<T>() + index * row_elements;
+      for (int64_t i = 0; i < row_elements; ++i) {
+        // Variance 1 at a fraction of a normal number's cost.
+        out[i] = T(static_cast<float>((2 * random.Uniform() - 1) * std::sqrt(3.0)));
+      }
+    });
+  });
+}
+
 AttentionCall::AttentionCall(Rank& rank, const AttentionProblem& problem) : rank_(rank) {
   options_.mask.causal = problem.causal;
   const int ranks = rank.ring.size();
@@ -26,34 +45,16 @@ AttentionCall::AttentionCall(Rank& rank, const AttentionProblem& problem) : rank
   value_ = make(problem.dtype, key_shape);
   output_ = make(problem.dtype, query_shape);
   logsumexp_ = make(DType::kF32, {problem.batch, problem.heads, Count(queries)});
-  Fill(query_, queries, 0);
-  Fill(key_, keys, 1);
-  Fill(value_, keys, 2);
+  FillByPosition(rank.context, query_, queries, AttentionTensor::kQuery);
+  FillByPosition(rank.context, key_, keys, AttentionTensor::kKey);
+  FillByPosition(rank.context, value_, keys, AttentionTensor::kValue);
   if (problem.direction != Direction::kForward) {
     output_gradient_ = make(problem.dtype, query_shape);
     query_gradient_ = make(problem.dtype, query_shape);
     key_gradient_ = make(problem.dtype, key_shape);
     value_gradient_ = make(problem.dtype, key_shape);
-    Fill(output_gradient_, queries, 3);
+    FillByPosition(rank.context, output_gradient_, queries, AttentionTensor::kOutputGradient);
   }
-}
-
-void AttentionCall::Fill(Tensor& tensor, const Positions& positions, uint64_t stream) {
-  constexpr uint64_t kSeed = 20231;
-  const Shape& shape = tensor.shape();
-  const int64_t row_elements = shape[2] * shape[3];
-  rank_.context.team.ForEach(shape[0] * shape[1], [&](int64_t index, int) {
-    const int64_t row = index % shape[1];
-    const auto position = static_cast<uint64_t>(At(positions, row) + (index / shape[1] << 40));
-    Random random(kSeed, position * 4 + stream);
-    DispatchDType(tensor.dtype(), [&]<class T>(T) {
-      T* out = tensor.data<T>() + index * row_elements;
-      for (int64_t i = 0; i < row_elements; ++i) {
-        // Variance 1 at a fraction of a normal number's cost.
-        out[i] = T(static_cast<float>((2 * random.Uniform() - 1) * std::sqrt(3.0)));
-      }
-    });
-  });
 }
 
 void AttentionCall::Forward() {

@@ -6,8 +6,14 @@
 
 namespace ringwise {
 
-// One rank's tensors of an attention problem, filled with numbers of mean 0 and variance 1 that
-// depend on the global position alone, so that any ring computes the same problem.
+enum class AttentionTensor { kQuery, kKey, kValue, kOutputGradient };
+
+// Fills tensor [batch, rows, heads, head_dim] with numbers of mean 0 and variance 1 that depend on
+// the sequence, the global position and which tensor it is: any ring computes the same problem.
+void FillByPosition(Context& context, Tensor& tensor, const Positions& positions,
+                    AttentionTensor which);
+
+// One rank's tensors of an attention problem, filled by position.
 class AttentionCall {
  public:
   AttentionCall(Rank& rank, const AttentionProblem& problem);
@@ -16,20 +22,7 @@ class AttentionCall {
   void Forward();
   void Backward();
 
-  const RingAttentionOptions& options() const { return options_; }
-  const Tensor& query() const { return query_; }
-  const Tensor& key() const { return key_; }
-  const Tensor& value() const { return value_; }
-  const Tensor& output() const { return output_; }
-  const Tensor& logsumexp() const { return logsumexp_; }
-  const Tensor& output_gradient() const { return output_gradient_; }
-  const Tensor& query_gradient() const { return query_gradient_; }
-  const Tensor& key_gradient() const { return key_gradient_; }
-  const Tensor& value_gradient() const { return value_gradient_; }
-
  private:
-  void Fill(Tensor& tensor, const Positions& positions, uint64_t stream);
-
   Rank& rank_;
   RingAttentionOptions options_;
   Tensor query_, key_, value_, output_, logsumexp_;
