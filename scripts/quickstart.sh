@@ -54,7 +54,7 @@ echo
 say "What ran, and what a rank holds as the ring grows (two steps each)"
 for ring in 1 2 4; do
   $ringwise train --config configs/quickstart.toml --data "${data[@]}" --out "$run-ring$ring" \
-    --context-schedule "" --context 8192 --batch 1 --steps 2 --max-seconds 0 --eval-tokens 0 \
+    --context-schedule 8192x1:2 --max-seconds 0 --eval-tokens 0 \
     --ring $ring 2>"$run-ring$ring.log" || { cat "$run-ring$ring.log" && exit 1; }
 done
 python3 scripts/quickstart_report.py table "$run" "$run"-ring{1,2,4}

@@ -66,10 +66,11 @@ struct TrainOptions {
   double heldout_fraction = 0.05;
   int64_t eval_every = 0;           // steps; 0: at the end alone
   int64_t eval_tokens = 64 * 1024;  // held-out tokens of an evaluation at most
-  int64_t save_every = 0;           // steps; 0: at the end alone
-  int64_t keep = 2;                 // checkpoints
-  int64_t log_every = 1;            // steps a record of metrics.jsonl
-  double max_seconds = 0;           // 0: no limit
+  bool order_two = false;  // also reports OrderTwoBitsPerByte on the last evaluation's tokens
+  int64_t save_every = 0;  // steps; 0: at the end alone
+  int64_t keep = 2;        // checkpoints
+  int64_t log_every = 1;   // steps a record of metrics.jsonl
+  double max_seconds = 0;  // 0: no limit
 };
 
 // The options with what follows from others filled in: kv_heads = heads, head_dim = hidden / heads,

@@ -110,6 +110,8 @@ void AddKeepingFlags(CLI::App& command, TrainOptions& options) {
        "Steps between held-out losses; 0: at the end alone", "N");
   Flag(command, "--eval-tokens", options.eval_tokens,
        "Held-out tokens of an evaluation at most; 0: none", "N");
+  command.add_flag("--order-two", options.order_two,
+                   "At the end, also report an order-2 byte model of the same text, to compare");
   Flag(command, "--save-every", options.save_every,
        "Steps between checkpoints; 0: at the end alone", "N");
   Flag(command, "--keep", options.keep, "Checkpoints kept, the newest", "K");

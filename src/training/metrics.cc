@@ -47,6 +47,7 @@ std::string ToJson(const StepRecord& record) {
   };
   add("heldout_loss", record.heldout_loss);
   add("heldout_bits_per_byte", record.heldout_bits_per_byte);
+  add("heldout_order_two_bits_per_byte", record.heldout_order_two_bits_per_byte);
   add("stopped_by", record.stopped_by);
   if (record.growth) {
     json["resident_growth"] = record.growth->resident;

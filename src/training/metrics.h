@@ -33,7 +33,8 @@ struct StepRecord {
   MemoryMeter::Reading peak_bytes;     // of the rank that holds most, since the start
   std::optional<double> heldout_loss;  // where this step was followed by an evaluation
   std::optional<double> heldout_bits_per_byte;
-  std::optional<std::string> stopped_by;  // "SIGTERM", ...: the run is not finished
+  std::optional<double> heldout_order_two_bits_per_byte;  // in the final record, with --order-two
+  std::optional<std::string> stopped_by;                  // "SIGTERM", ...: the run is not finished
   bool final = false;
   std::optional<MemoryGrowth> growth;  // in the final record: since before the first step
 };

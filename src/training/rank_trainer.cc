@@ -337,6 +337,11 @@ TrainResult RankTrainer::Run() {
     if (stop || state_.step % options_.log_every == 0 || record.heldout_loss) {
       record.peak_bytes = LargestPeak(rank_);
       if (ends) record.growth = baseline.Growth(rank_);
+      // After the growth is read: its tables are not the training's memory.
+      if (ends && leads() && options_.order_two && record.heldout_loss) {
+        record.heldout_order_two_bits_per_byte = OrderTwoBitsPerByte(
+            corpus_.train(), corpus_.heldout(), corpus_.train().tokens(), options_.eval_tokens);
+      }
       if (leads()) metrics_->Append(ToJson(record));
     }
     progress_.Step(record, schedule_->total_steps(),

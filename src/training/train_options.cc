@@ -173,6 +173,7 @@ std::string ToToml(const TrainOptions& options) {
   number("heldout", options.heldout_fraction);
   number("eval-every", options.eval_every);
   number("eval-tokens", options.eval_tokens);
+  number("order-two", options.order_two);
   number("save-every", options.save_every);
   number("keep", options.keep);
   number("log-every", options.log_every);
