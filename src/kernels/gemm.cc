@@ -242,6 +242,11 @@ Gemm::Gemm(Context& context, bool widen_bf16)
 Gemm::~Gemm() = default;
 Context& Gemm::context() const { return impl_->context; }
 
+void Gemm::ReleaseWorkspace() {
+  impl_->transposed = Buffer();
+  impl_->packed_input = Buffer();
+}
+
 PackedMatrix Gemm::Pack(std::span<const ConstTensorView> weights, Orientation orientation,
                         DType dtype, MemoryCategory category) {
   int64_t out = 0;

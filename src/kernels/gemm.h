@@ -67,6 +67,9 @@ class Gemm {
   void AddWeightGradients(ConstTensorView output_gradient, ConstTensorView input,
                           std::span<const TensorView> gradients);
 
+  // Frees the workspace of weight gradients until the next one needs it.
+  void ReleaseWorkspace();
+
  private:
   class Impl;
   std::unique_ptr<Impl> impl_;

@@ -29,8 +29,8 @@ Tensor DecoderLayer::Forward(const SequenceShard& shard, BlockWorkspace& work, T
                              Recompute recompute, LayerSaved& saved) {
   Tensor qkv = ProjectQkv(shard, work, x);
   Tensor attention = Activation(shard.rows(), config_.heads * config_.head_dim);
-  Tensor logsumexp;
-  Attend(shard, qkv, attention, logsumexp);
+  std::vector<Tensor> logsumexp;
+  Attend(shard, work, qkv, attention, logsumexp);
   if (recompute == Recompute::kNone) {
     saved.qkv = std::move(qkv);
     saved.after_attention = Activation(shard.rows(), config_.hidden);
@@ -63,8 +63,8 @@ void DecoderLayer::ForwardOnly(const SequenceShard& shard, BlockWorkspace& work,
   Tensor attention = Activation(shard.rows(), config_.heads * config_.head_dim);
   {
     Tensor qkv = ProjectQkv(shard, work, x);
-    Tensor logsumexp;
-    Attend(shard, qkv, attention, logsumexp);
+    std::vector<Tensor> logsumexp;
+    Attend(shard, work, qkv, attention, logsumexp);
   }
   ForEachRowBlock(shard.rows(), work.block_rows(), [&](int64_t begin, int64_t rows) {
     const TensorView x_rows = x.view().Slice(0, begin, rows);
@@ -78,16 +78,16 @@ void DecoderLayer::Backward(const SequenceShard& shard, BlockWorkspace& work, La
   if (saved.recompute == Recompute::kBlock) {
     saved.qkv = ProjectQkv(shard, work, saved.input);
     saved.attention = Activation(shard.rows(), config_.heads * config_.head_dim);
-    Attend(shard, saved.qkv, saved.attention, saved.logsumexp);
+    Attend(shard, work, saved.qkv, saved.attention, saved.logsumexp);
   }
   Tensor attention_gradient = Activation(shard.rows(), config_.heads * config_.head_dim);
   BackwardFeedForward(shard, work, saved, gradient, attention_gradient);
   saved.after_attention = Tensor();
   saved.gate_up = Tensor();
   if (saved.recompute == Recompute::kAttention) saved.qkv = ProjectQkv(shard, work, saved.input);
-  BackwardAttention(shard, saved, std::move(attention_gradient));
+  BackwardAttention(shard, work, saved, std::move(attention_gradient));
   saved.attention = Tensor();
-  saved.logsumexp = Tensor();
+  saved.logsumexp.clear();
   BackwardQkv(shard, work, saved.input, saved.qkv, gradient);
 }
 
@@ -118,45 +118,65 @@ void DecoderLayer::BackwardQkv(const SequenceShard& shard, BlockWorkspace& work,
   });
 }
 
-void DecoderLayer::Attend(const SequenceShard& shard, Tensor& qkv, Tensor& attention,
-                          Tensor& logsumexp) {
-  logsumexp = Tensor(context_.meter, MemoryCategory::kActivations, DType::kF32,
-                     {shard.batch, config_.heads, shard.length});
-  const AttentionViews heads = Heads(shard, qkv);
-  const TensorView output(attention.view().memory, compute_, heads.query.shape);
-  RingAttentionForward(context_, shard.ring, shard.attention, heads.query, heads.key, heads.value,
-                       output, logsumexp.view());
+void DecoderLayer::Attend(const SequenceShard& shard, BlockWorkspace& work, Tensor& qkv,
+                          Tensor& attention, std::vector<Tensor>& logsumexp) {
+  work.Release();
+  for (int64_t group = 0; group < shard.head_groups; ++group) {
+    const AttentionViews heads = Heads(shard, qkv, group);
+    logsumexp.emplace_back(context_.meter, MemoryCategory::kActivations, DType::kF32,
+                           Shape{shard.batch, heads.query.shape[2], shard.length});
+    RingAttentionForward(context_, shard.ring, shard.attention, heads.query, heads.key, heads.value,
+                         OutputHeads(shard, attention, group), logsumexp.back().view());
+  }
+  work.Reserve();
 }
 
-// Leaves the gradients of query, key and value, rotated back, where they themselves were: attention
-// reads its inputs for the last time before it writes their gradients.
-void DecoderLayer::BackwardAttention(const SequenceShard& shard, LayerSaved& saved,
-                                     Tensor attention_gradient) {
+// Leaves the gradients of query, key and value, rotated back, in the place of qkv.
+void DecoderLayer::BackwardAttention(const SequenceShard& shard, BlockWorkspace& work,
+                                     LayerSaved& saved, Tensor attention_gradient) {
+  work.Release();
   Tensor qkv_gradient = Activation(shard.rows(), qkv_.outputs());
-  const AttentionViews heads = Heads(shard, saved.qkv);
-  const AttentionViews gradients = Heads(shard, qkv_gradient);
-  const ConstTensorView output(saved.attention.view().memory, compute_, heads.query.shape);
-  const ConstTensorView output_gradient(attention_gradient.view().memory, compute_,
-                                        heads.query.shape);
-  RingAttentionBackward(context_, shard.ring, shard.attention, heads.query, heads.key, heads.value,
-                        output, saved.logsumexp.view(), output_gradient, gradients.query,
-                        gradients.key, gradients.value);
+  for (int64_t group = 0; group < shard.head_groups; ++group) {
+    const AttentionViews heads = Heads(shard, saved.qkv, group);
+    const AttentionViews gradients = Heads(shard, qkv_gradient, group);
+    RingAttentionBackward(context_, shard.ring, shard.attention, heads.query, heads.key,
+                          heads.value, OutputHeads(shard, saved.attention, group),
+                          saved.logsumexp[group].view(),
+                          OutputHeads(shard, attention_gradient, group), gradients.query,
+                          gradients.key, gradients.value);
+  }
   saved.qkv = std::move(qkv_gradient);
+  work.Reserve();
   Rotate(shard, 0, saved.qkv.view(), true);
 }
 
-DecoderLayer::AttentionViews DecoderLayer::Heads(const SequenceShard& shard, Tensor& qkv) const {
-  const int64_t width = qkv.shape()[1];
-  const auto part = [&](int64_t first_column, int64_t heads) {
-    TensorView view = qkv.view().Slice(1, first_column, heads * config_.head_dim);
-    view.shape = {shard.batch, shard.length, heads, config_.head_dim};
-    view.strides = {shard.length * width, width, config_.head_dim, 1};
-    return view;
-  };
-  const int64_t query_width = config_.heads * config_.head_dim;
-  const int64_t key_width = config_.kv_heads * config_.head_dim;
-  return {part(0, config_.heads), part(query_width, config_.kv_heads),
-          part(query_width + key_width, config_.kv_heads)};
+DecoderLayer::AttentionViews DecoderLayer::Heads(const SequenceShard& shard, Tensor& qkv,
+                                                 int64_t group) const {
+  const Range keys =
+      SplitRange(config_.kv_heads, static_cast<int>(shard.head_groups), static_cast<int>(group));
+  const int64_t share = config_.heads / config_.kv_heads;
+  const int64_t first_key = config_.heads;
+  const int64_t first_value = first_key + config_.kv_heads;
+  return {HeadView(shard, qkv, keys.begin * share, keys.size() * share),
+          HeadView(shard, qkv, first_key + keys.begin, keys.size()),
+          HeadView(shard, qkv, first_value + keys.begin, keys.size())};
+}
+
+TensorView DecoderLayer::OutputHeads(const SequenceShard& shard, Tensor& attention,
+                                     int64_t group) const {
+  const Range keys =
+      SplitRange(config_.kv_heads, static_cast<int>(shard.head_groups), static_cast<int>(group));
+  const int64_t share = config_.heads / config_.kv_heads;
+  return HeadView(shard, attention, keys.begin * share, keys.size() * share);
+}
+
+TensorView DecoderLayer::HeadView(const SequenceShard& shard, Tensor& rows, int64_t first_head,
+                                  int64_t heads) const {
+  const int64_t width = rows.shape()[1];
+  TensorView view = rows.view().Slice(1, first_head * config_.head_dim, heads * config_.head_dim);
+  view.shape = {shard.batch, shard.length, heads, config_.head_dim};
+  view.strides = {shard.length * width, width, config_.head_dim, 1};
+  return view;
 }
 
 void DecoderLayer::Rotate(const SequenceShard& shard, int64_t begin, TensorView qkv_rows,

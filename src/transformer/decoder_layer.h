@@ -1,6 +1,6 @@
 #pragma once
 
-#include <optional>
+#include <vector>
 
 #include "kernels/gemm.h"
 #include "ringwise/llama.h"
@@ -15,9 +15,10 @@ namespace ringwise {
 // tensors are recomputed.
 struct LayerSaved {
   Recompute recompute = Recompute::kBlock;
-  Tensor input;            // [rows, hidden]                              every mode
-  Tensor attention;        // [rows, heads * head_dim], attention's output  none, attention
-  Tensor logsumexp;        // [batch, heads, length] f32                    none, attention
+  Tensor input;      // [rows, hidden]                              every mode
+  Tensor attention;  // [rows, heads * head_dim], attention's output  none, attention
+  std::vector<Tensor>
+      logsumexp;           // of each head group, [batch, heads of it, length] f32  none, attention
   Tensor qkv;              // [rows, (heads + 2 kv_heads) * head_dim]       none
   Tensor after_attention;  // [rows, hidden], the residual stream           none
   Tensor gate_up;          // [rows, 2 ffn]                                 none
@@ -53,15 +54,22 @@ class DecoderLayer {
   };
 
   Tensor ProjectQkv(const SequenceShard& shard, BlockWorkspace& work, const Tensor& x);
-  void Attend(const SequenceShard& shard, Tensor& qkv, Tensor& attention, Tensor& logsumexp);
-  AttentionViews Heads(const SequenceShard& shard, Tensor& qkv) const;
+  void Attend(const SequenceShard& shard, BlockWorkspace& work, Tensor& qkv, Tensor& attention,
+              std::vector<Tensor>& logsumexp);
+  // Views [batch, length, heads, head_dim] of the heads of one group.
+  AttentionViews Heads(const SequenceShard& shard, Tensor& qkv, int64_t group) const;
+  // The same of attention's output, or its gradient.
+  TensorView OutputHeads(const SequenceShard& shard, Tensor& attention, int64_t group) const;
+  TensorView HeadView(const SequenceShard& shard, Tensor& rows, int64_t first_head,
+                      int64_t heads) const;
   void Rotate(const SequenceShard& shard, int64_t begin, TensorView qkv_rows, bool back);
   // x' -> y for a block of rows; leaves gate_up as backward needs it.
   void FeedForward(BlockWorkspace& work, ConstTensorView after_attention, TensorView gate_up,
                    TensorView y);
   void BackwardFeedForward(const SequenceShard& shard, BlockWorkspace& work, LayerSaved& saved,
                            Tensor& gradient, Tensor& attention_gradient);
-  void BackwardAttention(const SequenceShard& shard, LayerSaved& saved, Tensor attention_gradient);
+  void BackwardAttention(const SequenceShard& shard, BlockWorkspace& work, LayerSaved& saved,
+                         Tensor attention_gradient);
   void BackwardQkv(const SequenceShard& shard, BlockWorkspace& work, const Tensor& x,
                    const Tensor& qkv_gradient, Tensor& gradient);
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <deque>
 #include <utility>
@@ -16,6 +17,15 @@
 #include "transformer/sequence_shard.h"
 
 namespace ringwise {
+
+namespace {
+
+// Shards shorter than this do without head groups: their memory is small, and every group costs a
+// round of messages.
+constexpr int64_t kRowsWorthGrouping = 1024;
+constexpr int64_t kHeadGroups = 2;
+
+}  // namespace
 
 class Llama::Impl {
  public:
@@ -66,8 +76,9 @@ class Llama::Impl {
 
   LossSum ForwardBackward(Communicator& ring, const TokenBatch& batch, double rope_theta,
                           Recompute recompute, float gradient_scale) {
-    const SequenceShard shard = Shard(ring, batch, rope_theta);
-    BlockWorkspace work(context_, config_, compute_, shard.rows());
+    SequenceShard shard = Shard(ring, batch, rope_theta);
+    if (recompute == Recompute::kNone) shard.head_groups = 1;  // it has chosen speed
+    BlockWorkspace work(gemm_, config_, compute_, shard.rows());
     std::vector<LayerSaved> saved(layers_.size());
     Tensor x = Embed(batch, shard);
     for (size_t layer = 0; layer < layers_.size(); ++layer) {
@@ -87,7 +98,7 @@ class Llama::Impl {
  private:
   Tensor ForwardLayers(Communicator& ring, const TokenBatch& batch, double rope_theta) {
     const SequenceShard shard = Shard(ring, batch, rope_theta);
-    BlockWorkspace work(context_, config_, compute_, shard.rows());
+    BlockWorkspace work(gemm_, config_, compute_, shard.rows());
     Tensor x = Embed(batch, shard);
     for (DecoderLayer& layer : layers_) layer.ForwardOnly(shard, work, x);
     return x;
@@ -128,7 +139,12 @@ class Llama::Impl {
     attention.mask.causal = true;
     attention.query_positions = batch.positions;
     attention.key_positions = batch.positions;
-    return {ring, std::move(attention), rope_theta, batch.batch, length};
+    int64_t sequence = 0;
+    for (const Positions& positions : batch.positions) sequence += Count(positions);
+    // The same on every rank, whatever the length of its own shard.
+    const int64_t groups =
+        sequence < kRowsWorthGrouping * ring.size() ? 1 : std::min(kHeadGroups, config_.kv_heads);
+    return {ring, std::move(attention), rope_theta, batch.batch, length, groups};
   }
 
   Context& context_;

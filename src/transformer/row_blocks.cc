@@ -2,19 +2,45 @@
 
 namespace ringwise {
 
-BlockWorkspace::BlockWorkspace(Context& context, const ModelConfig& config, DType compute,
-                               int64_t rows)
-    : block_rows_(std::max<int64_t>(1, std::min(kBlockRows, rows))),
+namespace {
+
+// From this many blocks on, taking the workspace anew costs less than a hundredth of the time that
+// a layer's blocks take.
+constexpr int64_t kBlocksToRelease = 8;
+
+}  // namespace
+
+BlockWorkspace::BlockWorkspace(Gemm& gemm, const ModelConfig& config, DType compute, int64_t rows)
+    : gemm_(gemm),
+      config_(config),
+      compute_(compute),
+      block_rows_(std::max<int64_t>(1, std::min(kBlockRows, rows))),
+      releases_(rows >= kBlocksToRelease * kBlockRows),
       inverse_rms_(static_cast<size_t>(block_rows_)) {
+  Reserve();
+}
+
+void BlockWorkspace::Reserve() {
+  if (normed_) return;
   const auto make = [&](int64_t columns) {
-    return Tensor(context.meter, MemoryCategory::kWorkspace, compute, {block_rows_, columns});
+    return Tensor(gemm_.context().meter, MemoryCategory::kWorkspace, compute_,
+                  {block_rows_, columns});
   };
-  residual_ = make(config.hidden);
-  normed_ = make(config.hidden);
-  normed_gradient_ = make(config.hidden);
-  gate_up_ = make(2 * config.ffn);
-  inner_ = make(config.ffn);
-  inner_gradient_ = make(config.ffn);
+  residual_ = make(config_.hidden);
+  normed_ = make(config_.hidden);
+  normed_gradient_ = make(config_.hidden);
+  gate_up_ = make(2 * config_.ffn);
+  inner_ = make(config_.ffn);
+  inner_gradient_ = make(config_.ffn);
+}
+
+void BlockWorkspace::Release() {
+  if (!releases_) return;
+  for (Tensor* tensor :
+       {&residual_, &normed_, &normed_gradient_, &gate_up_, &inner_, &inner_gradient_}) {
+    *tensor = Tensor();
+  }
+  gemm_.ReleaseWorkspace();
 }
 
 }  // namespace ringwise

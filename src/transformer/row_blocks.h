@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "ringwise/context.h"
+#include "kernels/gemm.h"
 #include "ringwise/model_config.h"
 #include "ringwise/tensor.h"
 
@@ -26,9 +26,16 @@ void ForEachRowBlock(int64_t rows, int64_t block_rows, Body&& body) {
 // The intermediates of one block: never tokens x anything.
 class BlockWorkspace {
  public:
-  BlockWorkspace(Context& context, const ModelConfig& config, DType compute, int64_t rows);
+  BlockWorkspace(Gemm& gemm, const ModelConfig& config, DType compute, int64_t rows);
 
   int64_t block_rows() const { return block_rows_; }
+
+  // Frees the memory, the products' too, and Reserve takes it again: what attention and the blocks
+  // need is not needed at the same time. Both do nothing for shards so short that nothing would be
+  // gained.
+  void Release();
+  void Reserve();
+
   // Views of the first `rows` rows; contents undefined.
   TensorView residual(int64_t rows) { return residual_.view().Slice(0, 0, rows); }
   TensorView normed(int64_t rows) { return normed_.view().Slice(0, 0, rows); }
@@ -41,7 +48,11 @@ class BlockWorkspace {
   }
 
  private:
+  Gemm& gemm_;
+  const ModelConfig config_;
+  DType compute_;
   int64_t block_rows_;
+  bool releases_;
   Tensor residual_, normed_, normed_gradient_;  // [block rows, hidden]
   Tensor gate_up_;                              // [block rows, 2 ffn]
   Tensor inner_, inner_gradient_;               // [block rows, ffn]

@@ -15,6 +15,9 @@ struct SequenceShard {
   double rope_theta = 0;
   int64_t batch = 0;
   int64_t length = 0;
+  // Attention takes the heads in this many groups, one after the other: what the ring holds, and
+  // attention's sums in f32, then exist for one group's heads alone.
+  int64_t head_groups = 1;
 
   int64_t rows() const { return batch * length; }
   // The positions of rows [begin, begin + count), which may run over several sequences.
