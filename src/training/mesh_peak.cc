@@ -21,7 +21,7 @@ std::string HostName() {
 
 }  // namespace
 
-double MeasureMeshPeak(Rank& rank, DType dtype) {
+double MeasureMeshPeak(Rank& rank, DType dtype, double seconds) {
   const std::string mine = HostName();
   const auto names = rank.world.AllGather(std::as_bytes(std::span(mine)));
   int ranks_here = 0;
@@ -41,7 +41,7 @@ double MeasureMeshPeak(Rank& rank, DType dtype) {
     // A rank that is bound to fewer cores than the mesh uses here samples what it may and scales.
     const int sampled = std::min(used, AvailableCores());
     ThreadTeam team(sampled);
-    peak[0] = MeasurePeakFlops(team, dtype) * used / sampled;
+    peak[0] = MeasurePeakFlops(team, dtype, seconds) * used / sampled;
   }
   rank.world.AllReduceSum(std::span<double>(peak));
   return peak[0];

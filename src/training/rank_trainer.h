@@ -54,6 +54,7 @@ class RankTrainer {
   void Announce();
 
   void EnterPhase();  // makes ready for the phase that the next step belongs to
+  void SamplePeak();
   double PhaseTheta() const;
 
   StepRecord Step(std::optional<StopReason>& stop);
@@ -74,7 +75,8 @@ class RankTrainer {
   Clock::time_point started_;
 
   std::unique_ptr<SequenceReader> reader_;  // of the current phase
-  double peak_flops_ = 0;
+  double peak_flops_ = 0;                   // the best sample so far
+  double peak_sampled_at_ = 0;
   int64_t bytes_sent_before_ = 0;
   std::string last_checkpoint_;
   std::unique_ptr<MetricsFile> metrics_;  // on rank 0
