@@ -5,8 +5,8 @@
 
 #include "attention/attention_oracle.h"
 #include "benchmark/attention_call.h"
-#include "ring/whole_attention.h"
 #include "ringwise/error.h"
+#include "ringwise/whole_attention.h"
 
 namespace ringwise {
 namespace {

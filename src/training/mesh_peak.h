@@ -8,6 +8,6 @@ namespace ringwise {
 // Fused multiply-add peak, in floating-point operations a second, of the cores that the whole mesh
 // computes with: what MFU refers to. More threads than cores count as the cores. One rank a host
 // samples for so many seconds while the others wait. A collective call of the whole world.
-double MeasureMeshPeak(Rank& rank, DType dtype, double seconds);
+double MeasureMeshPeak(Rank& rank, DType dtype, double seconds = 0.1);
 
 }  // namespace ringwise
