@@ -28,17 +28,17 @@ void DecoderLayer::WeightsChanged() {
 Tensor DecoderLayer::Forward(const SequenceShard& shard, BlockWorkspace& work, Tensor x,
                              Recompute recompute, LayerSaved& saved) {
   Tensor qkv = ProjectQkv(shard, work, x);
-  Tensor attention = Activation(shard.rows(), config_.heads * config_.head_dim);
+  Tensor attention = work.Activation(config_.heads * config_.head_dim);
   std::vector<Tensor> logsumexp;
   Attend(shard, work, qkv, attention, logsumexp);
   if (recompute == Recompute::kNone) {
     saved.qkv = std::move(qkv);
-    saved.after_attention = Activation(shard.rows(), config_.hidden);
-    saved.gate_up = Activation(shard.rows(), 2 * config_.ffn);
+    saved.after_attention = work.Activation(config_.hidden);
+    saved.gate_up = work.Activation(2 * config_.ffn);
   } else {
-    qkv = Tensor();
+    work.Recycle(std::move(qkv));
   }
-  Tensor y = Activation(shard.rows(), config_.hidden);
+  Tensor y = work.Activation(config_.hidden);
   ForEachRowBlock(shard.rows(), work.block_rows(), [&](int64_t begin, int64_t rows) {
     const bool keep = recompute == Recompute::kNone;
     const TensorView y_rows = y.view().Slice(0, begin, rows);
@@ -55,12 +55,14 @@ Tensor DecoderLayer::Forward(const SequenceShard& shard, BlockWorkspace& work, T
   if (recompute != Recompute::kBlock) {
     saved.attention = std::move(attention);
     saved.logsumexp = std::move(logsumexp);
+  } else {
+    work.Recycle(std::move(attention));
   }
   return y;
 }
 
 void DecoderLayer::ForwardOnly(const SequenceShard& shard, BlockWorkspace& work, Tensor& x) {
-  Tensor attention = Activation(shard.rows(), config_.heads * config_.head_dim);
+  Tensor attention = work.Activation(config_.heads * config_.head_dim);
   {
     Tensor qkv = ProjectQkv(shard, work, x);
     std::vector<Tensor> logsumexp;
@@ -77,22 +79,24 @@ void DecoderLayer::Backward(const SequenceShard& shard, BlockWorkspace& work, La
                             Tensor& gradient) {
   if (saved.recompute == Recompute::kBlock) {
     saved.qkv = ProjectQkv(shard, work, saved.input);
-    saved.attention = Activation(shard.rows(), config_.heads * config_.head_dim);
+    saved.attention = work.Activation(config_.heads * config_.head_dim);
     Attend(shard, work, saved.qkv, saved.attention, saved.logsumexp);
   }
-  Tensor attention_gradient = Activation(shard.rows(), config_.heads * config_.head_dim);
+  Tensor attention_gradient = work.Activation(config_.heads * config_.head_dim);
   BackwardFeedForward(shard, work, saved, gradient, attention_gradient);
-  saved.after_attention = Tensor();
-  saved.gate_up = Tensor();
+  work.Recycle(std::move(saved.after_attention));
+  work.Recycle(std::move(saved.gate_up));
   if (saved.recompute == Recompute::kAttention) saved.qkv = ProjectQkv(shard, work, saved.input);
   BackwardAttention(shard, work, saved, std::move(attention_gradient));
-  saved.attention = Tensor();
+  work.Recycle(std::move(saved.attention));
   saved.logsumexp.clear();
   BackwardQkv(shard, work, saved.input, saved.qkv, gradient);
+  work.Recycle(std::move(saved.qkv));
+  work.Recycle(std::move(saved.input));
 }
 
 Tensor DecoderLayer::ProjectQkv(const SequenceShard& shard, BlockWorkspace& work, const Tensor& x) {
-  Tensor qkv = Activation(shard.rows(), qkv_.outputs());
+  Tensor qkv = work.Activation(qkv_.outputs());
   ForEachRowBlock(shard.rows(), work.block_rows(), [&](int64_t begin, int64_t rows) {
     const TensorView normed = work.normed(rows);
     const TensorView qkv_rows = qkv.view().Slice(0, begin, rows);
@@ -135,7 +139,7 @@ void DecoderLayer::Attend(const SequenceShard& shard, BlockWorkspace& work, Tens
 void DecoderLayer::BackwardAttention(const SequenceShard& shard, BlockWorkspace& work,
                                      LayerSaved& saved, Tensor attention_gradient) {
   work.Release();
-  Tensor qkv_gradient = Activation(shard.rows(), qkv_.outputs());
+  Tensor qkv_gradient = work.Activation(qkv_.outputs());
   for (int64_t group = 0; group < shard.head_groups; ++group) {
     const AttentionViews heads = Heads(shard, saved.qkv, group);
     const AttentionViews gradients = Heads(shard, qkv_gradient, group);
@@ -145,7 +149,8 @@ void DecoderLayer::BackwardAttention(const SequenceShard& shard, BlockWorkspace&
                           OutputHeads(shard, attention_gradient, group), gradients.query,
                           gradients.key, gradients.value);
   }
-  saved.qkv = std::move(qkv_gradient);
+  work.Recycle(std::exchange(saved.qkv, std::move(qkv_gradient)));
+  work.Recycle(std::move(attention_gradient));
   work.Reserve();
   Rotate(shard, 0, saved.qkv.view(), true);
 }
@@ -241,10 +246,6 @@ void DecoderLayer::BackwardFeedForward(const SequenceShard& shard, BlockWorkspac
     output_.BackwardWeights(change, attention);
     output_.BackwardInput(change, attention_gradient.view().Slice(0, begin, rows));
   });
-}
-
-Tensor DecoderLayer::Activation(int64_t rows, int64_t columns) const {
-  return {context_.meter, MemoryCategory::kActivations, compute_, {rows, columns}};
 }
 
 void DecoderLayer::Normalize(BlockWorkspace& work, ConstTensorView x, const Parameter& norm,

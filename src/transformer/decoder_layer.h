@@ -73,7 +73,6 @@ class DecoderLayer {
   void BackwardQkv(const SequenceShard& shard, BlockWorkspace& work, const Tensor& x,
                    const Tensor& qkv_gradient, Tensor& gradient);
 
-  Tensor Activation(int64_t rows, int64_t columns) const;
   void Normalize(BlockWorkspace& work, ConstTensorView x, const Parameter& norm, TensorView normed);
   void NormalizeBackward(BlockWorkspace& work, ConstTensorView x, Parameter& norm,
                          ConstTensorView normed_gradient, TensorView gradient);

@@ -78,38 +78,47 @@ class Llama::Impl {
                           Recompute recompute, float gradient_scale) {
     SequenceShard shard = Shard(ring, batch, rope_theta);
     if (recompute == Recompute::kNone) shard.head_groups = 1;  // it has chosen speed
-    BlockWorkspace work(gemm_, config_, compute_, shard.rows());
+    BlockWorkspace& work = Workspace(shard.rows(), recompute == Recompute::kNone);
     std::vector<LayerSaved> saved(layers_.size());
-    Tensor x = Embed(batch, shard);
+    Tensor x = Embed(batch, work);
     for (size_t layer = 0; layer < layers_.size(); ++layer) {
       x = layers_[layer].Forward(shard, work, std::move(x), recompute, saved[layer]);
     }
-    Tensor gradient = Activation(shard.rows());
+    Tensor gradient = work.Activation(config_.hidden);
     const LossSum loss =
         head_.ForwardBackward(x.view(), batch.targets, gradient_scale, gradient.view());
-    x = Tensor();
+    work.Recycle(std::move(x));
     for (size_t layer = layers_.size(); layer-- > 0;) {
       layers_[layer].Backward(shard, work, std::move(saved[layer]), gradient);
     }
     EmbedBackward(context_, batch.tokens, gradient.view(), *outer_.embedding);
+    work.Recycle(std::move(gradient));
+    if (recompute != Recompute::kNone) workspace_.reset();
     return loss;
   }
 
  private:
   Tensor ForwardLayers(Communicator& ring, const TokenBatch& batch, double rope_theta) {
     const SequenceShard shard = Shard(ring, batch, rope_theta);
-    BlockWorkspace work(gemm_, config_, compute_, shard.rows());
-    Tensor x = Embed(batch, shard);
+    BlockWorkspace work(gemm_, config_, compute_, shard.rows(), BlockWorkspace::Memory::kFrugal);
+    Tensor x = Embed(batch, work);
     for (DecoderLayer& layer : layers_) layer.ForwardOnly(shard, work, x);
     return x;
   }
 
-  Tensor Activation(int64_t rows) const {
-    return {context_.meter, MemoryCategory::kActivations, compute_, {rows, config_.hidden}};
+  // What a pass that keeps everything took is still there for the next one of the same size.
+  BlockWorkspace& Workspace(int64_t rows, bool keeps) {
+    if (!keeps || !workspace_ || workspace_->rows() != rows) {
+      workspace_.reset();
+      workspace_ = std::make_unique<BlockWorkspace>(
+          gemm_, config_, compute_, rows,
+          keeps ? BlockWorkspace::Memory::kKept : BlockWorkspace::Memory::kFrugal);
+    }
+    return *workspace_;
   }
 
-  Tensor Embed(const TokenBatch& batch, const SequenceShard& shard) {
-    Tensor x = Activation(shard.rows());
+  Tensor Embed(const TokenBatch& batch, BlockWorkspace& work) {
+    Tensor x = work.Activation(config_.hidden);
     EmbedForward(context_, *outer_.embedding, batch.tokens, x.view());
     return x;
   }
@@ -155,6 +164,7 @@ class Llama::Impl {
   OuterParameters outer_;
   OutputHead head_;
   std::deque<DecoderLayer> layers_;
+  std::unique_ptr<BlockWorkspace> workspace_;
 };
 
 Llama::Llama(Context& context, const ModelConfig& config, DType compute)

@@ -1,5 +1,7 @@
 #include "transformer/row_blocks.h"
 
+#include <utility>
+
 namespace ringwise {
 
 namespace {
@@ -10,14 +12,27 @@ constexpr int64_t kBlocksToRelease = 8;
 
 }  // namespace
 
-BlockWorkspace::BlockWorkspace(Gemm& gemm, const ModelConfig& config, DType compute, int64_t rows)
+BlockWorkspace::BlockWorkspace(Gemm& gemm, const ModelConfig& config, DType compute, int64_t rows,
+                               Memory memory)
     : gemm_(gemm),
       config_(config),
       compute_(compute),
+      rows_(rows),
       block_rows_(std::max<int64_t>(1, std::min(kBlockRows, rows))),
-      releases_(rows >= kBlocksToRelease * kBlockRows),
+      keeps_(memory == Memory::kKept),
       inverse_rms_(static_cast<size_t>(block_rows_)) {
   Reserve();
+}
+
+Tensor BlockWorkspace::Activation(int64_t columns) {
+  if (const auto found = free_.find(columns); found != free_.end()) {
+    return std::move(free_.extract(found).mapped());
+  }
+  return {gemm_.context().meter, MemoryCategory::kActivations, compute_, {rows_, columns}};
+}
+
+void BlockWorkspace::Recycle(Tensor activation) {
+  if (keeps_ && activation) free_.emplace(activation.shape()[1], std::move(activation));
 }
 
 void BlockWorkspace::Reserve() {
@@ -35,7 +50,7 @@ void BlockWorkspace::Reserve() {
 }
 
 void BlockWorkspace::Release() {
-  if (!releases_) return;
+  if (keeps_ || rows_ < kBlocksToRelease * kBlockRows) return;
   for (Tensor* tensor :
        {&residual_, &normed_, &normed_gradient_, &gate_up_, &inner_, &inner_gradient_}) {
     *tensor = Tensor();

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <map>
+#include <span>
 #include <vector>
 
 #include "kernels/gemm.h"
@@ -23,18 +25,28 @@ void ForEachRowBlock(int64_t rows, int64_t block_rows, Body&& body) {
   }
 }
 
-// The intermediates of one block: never tokens x anything.
+// The memory of one pass through the model: the intermediates of one block, never tokens x
+// anything, and the activations that layers ask for.
 class BlockWorkspace {
  public:
-  BlockWorkspace(Gemm& gemm, const ModelConfig& config, DType compute, int64_t rows);
+  enum class Memory {
+    kFrugal,  // gives memory back as soon as it is not needed
+    kKept,    // keeps it for the next layer and the next pass: saves the system's clearing of pages
+  };
+  BlockWorkspace(Gemm& gemm, const ModelConfig& config, DType compute, int64_t rows, Memory memory);
 
+  int64_t rows() const { return rows_; }
   int64_t block_rows() const { return block_rows_; }
 
   // Frees the memory, the products' too, and Reserve takes it again: what attention and the blocks
-  // need is not needed at the same time. Both do nothing for shards so short that nothing would be
-  // gained.
+  // need is not needed at the same time. Both do nothing if memory is kept, and for shards so short
+  // that nothing would be gained.
   void Release();
   void Reserve();
+
+  // An activation [rows, columns] in the compute type; contents undefined. Recycle takes it back.
+  Tensor Activation(int64_t columns);
+  void Recycle(Tensor activation);
 
   // Views of the first `rows` rows; contents undefined.
   TensorView residual(int64_t rows) { return residual_.view().Slice(0, 0, rows); }
@@ -51,8 +63,10 @@ class BlockWorkspace {
   Gemm& gemm_;
   const ModelConfig config_;
   DType compute_;
+  int64_t rows_;
   int64_t block_rows_;
-  bool releases_;
+  bool keeps_;
+  std::multimap<int64_t, Tensor> free_;         // by columns
   Tensor residual_, normed_, normed_gradient_;  // [block rows, hidden]
   Tensor gate_up_;                              // [block rows, 2 ffn]
   Tensor inner_, inner_gradient_;               // [block rows, ffn]
