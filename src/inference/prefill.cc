@@ -104,19 +104,18 @@ class PromptPass {
     });
   }
 
-  // The hidden row at a position, from the rank that holds it to all.
-  std::vector<float> Row(int64_t position) {
+  // The hidden row of the last position, from the rank that holds it to all.
+  std::vector<float> LastRow(int64_t length) {
     std::vector<float> row(static_cast<size_t>(config_.hidden));
     int owner = 0;
     for (int rank = 0; rank < ring_.size(); ++rank) {
-      const Positions& held = positions_[static_cast<size_t>(rank)];
-      for (int64_t index = 0; index < Count(held); ++index) {
-        if (At(held, index) != position) continue;
-        owner = rank;
-        if (rank == ring_.rank()) {
-          std::copy_n(hidden_.view().at<float>(index), config_.hidden, row.data());
-        }
+      for (const PositionRun& run : positions_[static_cast<size_t>(rank)]) {
+        if (run.count > 0 && run.last() == length - 1) owner = rank;
       }
+    }
+    // Runs ascend, so the last position is its rank's last row.
+    if (owner == ring_.rank()) {
+      std::copy_n(hidden_.view().at<float>(rows_ - 1), config_.hidden, row.data());
     }
     ring_.Broadcast(std::as_writable_bytes(std::span(row)), owner);
     return row;
@@ -197,7 +196,7 @@ std::vector<float> Prefill(Context& context, Communicator& ring, const ModelConf
     pass.Attention(layer, cache.key(index), cache.value(index));
     pass.FeedForward(layer);
   }
-  return pass.Row(length - 1);
+  return pass.LastRow(length);
 }
 
 }  // namespace ringwise
