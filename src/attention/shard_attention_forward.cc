@@ -141,6 +141,7 @@ class TiledForward final : public ShardAttentionForward {
       }
     }
     std::vector<ProgressCounter> counters;
+    counters.reserve(static_cast<size_t>(context_.team.size()));
     for (int thread = 0; thread < context_.team.size(); ++thread) {
       counters.emplace_back(progress, thread);
     }

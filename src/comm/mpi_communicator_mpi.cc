@@ -251,6 +251,7 @@ class MpiCommunicator final : public Communicator {
       return MPI_Iallgather(&mine, 1, MPI_INT64_T, lengths.data(), 1, MPI_INT64_T, comm_, request);
     });
     std::vector<std::vector<std::byte>> all;
+    all.reserve(lengths.size());
     for (const int64_t length : lengths) all.emplace_back(length);
     const int64_t total = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
     if (total <= options_.part_bytes) {

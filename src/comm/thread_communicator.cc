@@ -246,6 +246,7 @@ std::vector<std::unique_ptr<Communicator>> MakeThreadCommunicators(
     int size, double timeout_seconds, const std::shared_ptr<SharedFailure>& failure) {
   const auto group = std::make_shared<ThreadGroup>(size, timeout_seconds, failure);
   std::vector<std::unique_ptr<Communicator>> ranks;
+  ranks.reserve(static_cast<size_t>(size));
   for (int rank = 0; rank < size; ++rank) {
     ranks.push_back(std::make_unique<ThreadCommunicator>(group, rank));
   }

@@ -46,7 +46,7 @@ HWY_INLINE void StoreF32(hn::Vec<D> value, D d, float* HWY_RESTRICT to) {
 // Rounds to nearest even as bf16(float) does; done on integers because Highway's own conversion
 // truncates in the versions we support.
 template <class D>
-HWY_INLINE void StoreF32(hn::Vec<D> value, D d, bf16* HWY_RESTRICT to) {
+HWY_INLINE void StoreF32(hn::Vec<D> value, D /*d*/, bf16* HWY_RESTRICT to) {
   const hn::Rebind<uint16_t, D> d16;
   const hn::Rebind<uint32_t, D> d32;
   const hn::Rebind<int32_t, D> di32;

@@ -181,7 +181,7 @@ void RunRingBackward(Context& context, Communicator& ring, const RingBlocks& blo
     }
     if (send) {
       ring.Wait(send);
-      buffers.Give(std::move(sent));
+      buffers.Give(std::exchange(sent, Buffer()));
     }
     if (homecoming) {
       ring.Wait(homecoming);
