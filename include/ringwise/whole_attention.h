@@ -29,8 +29,6 @@ struct WholeResults {
   std::vector<float> output;
   std::vector<float> logsumexp;  // [batch, heads, q_len]
   std::vector<float> dq, dk, dv;
-
-  bool operator==(const WholeResults&) const = default;
 };
 
 // Collective; every rank gets the whole results. Throws as RingAttentionForward does.

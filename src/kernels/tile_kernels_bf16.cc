@@ -112,12 +112,12 @@ inline __m512 Fraction(__m512 t) { return _mm512_reduce_ps(t, 0x09); }
 // logsumexp sums these in f32.
 inline __m512 Exp2(__m512 t) {
   const __m512 fraction = Fraction(t);
-  __m512 p = _mm512_set1_ps(1.8775766948238015e-3f);
-  p = _mm512_fmadd_ps(p, fraction, _mm512_set1_ps(8.98933969438076e-3f));
-  p = _mm512_fmadd_ps(p, fraction, _mm512_set1_ps(5.582631751894951e-2f));
-  p = _mm512_fmadd_ps(p, fraction, _mm512_set1_ps(0.24015361070632935f));
-  p = _mm512_fmadd_ps(p, fraction, _mm512_set1_ps(0.6931530833244324f));
-  p = _mm512_fmadd_ps(p, fraction, _mm512_set1_ps(0.9999999403953552f));
+  __m512 p = _mm512_set1_ps(1.86713016591966e-3f);
+  p = _mm512_fmadd_ps(p, fraction, _mm512_set1_ps(9.01702977716923e-3f));
+  p = _mm512_fmadd_ps(p, fraction, _mm512_set1_ps(5.579991266131401e-2f));
+  p = _mm512_fmadd_ps(p, fraction, _mm512_set1_ps(0.24016447365283966f));
+  p = _mm512_fmadd_ps(p, fraction, _mm512_set1_ps(0.6931512951850891f));
+  p = _mm512_fmadd_ps(p, fraction, _mm512_set1_ps(1.0f));
   return _mm512_scalef_ps(p, t);
 }
 

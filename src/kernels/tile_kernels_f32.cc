@@ -108,8 +108,9 @@ void Product(const float* a, int64_t lda, const float* b, int64_t ldb, int m, in
   }
 }
 
-// 2^t, relative error below 2e-7; 0 or next to it below -126; NaN stays NaN. The minimax polynomial
-// of degree 5 of the fraction, times the power of the whole part.
+// 2^t, relative error below 2e-7, exact for whole t; 0 or next to it below -126; NaN stays NaN. The
+// minimax polynomial of degree 5 of the fraction among those that are 1 at 0 (a lone key has weight
+// 1 then), times the power of the whole part.
 HWY_INLINE V Exp2(V t) {
   const D d;
 #if HWY_TARGET == HWY_AVX3
@@ -120,12 +121,12 @@ HWY_INLINE V Exp2(V t) {
   const V whole = hn::Floor(t);
   const V fraction = hn::Sub(t, whole);
 #endif
-  V p = hn::Set(d, 1.8775766948238015e-3f);
-  p = hn::MulAdd(p, fraction, hn::Set(d, 8.98933969438076e-3f));
-  p = hn::MulAdd(p, fraction, hn::Set(d, 5.582631751894951e-2f));
-  p = hn::MulAdd(p, fraction, hn::Set(d, 0.24015361070632935f));
-  p = hn::MulAdd(p, fraction, hn::Set(d, 0.6931530833244324f));
-  p = hn::MulAdd(p, fraction, hn::Set(d, 0.9999999403953552f));
+  V p = hn::Set(d, 1.86713016591966e-3f);
+  p = hn::MulAdd(p, fraction, hn::Set(d, 9.01702977716923e-3f));
+  p = hn::MulAdd(p, fraction, hn::Set(d, 5.579991266131401e-2f));
+  p = hn::MulAdd(p, fraction, hn::Set(d, 0.24016447365283966f));
+  p = hn::MulAdd(p, fraction, hn::Set(d, 0.6931512951850891f));
+  p = hn::MulAdd(p, fraction, hn::Set(d, 1.0f));
 #if HWY_TARGET == HWY_AVX3
   return V{_mm512_scalef_ps(p.raw, t.raw)};
 #else

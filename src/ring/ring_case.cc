@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "attention/shard_attention_reference.h"
@@ -55,6 +57,16 @@ AttentionCase RingCaseData::attention_case() const {
           key_.view(),
           value_.view(),
           output_gradient_.view()};
+}
+
+double RingCaseData::LargestColumnWeight() const {
+  // dv for output gradients of all ones is the sum of the column's weights.
+  MemoryMeter meter;
+  Tensor ones(meter, MemoryCategory::kWorkspace, DType::kF32, query_.shape());
+  std::fill_n(ones.data<float>(), ones.elements(), 1.0f);
+  AttentionCase columns = attention_case();
+  columns.output_gradient = std::as_const(ones).view();
+  return LargestMagnitude(ComputeAttentionOracle(columns).dv);
 }
 
 WholeResults RunCaseOn(Context& context, Communicator& ring, const RingCaseData& data) {
@@ -115,6 +127,18 @@ AttentionResults RunReferenceCaseOn(Context& context, Communicator& ring, const 
   results.dk = join(backward.KeyGradient(), shape.batch, k_row, false);
   results.dv = join(backward.ValueGradient(), shape.batch, k_row, false);
   return results;
+}
+
+bool SameBits(const WholeResults& a, const WholeResults& b) {
+  const auto same = [&](std::vector<float> WholeResults::*tensor) {
+    const std::vector<float>& left = a.*tensor;
+    const std::vector<float>& right = b.*tensor;
+    return left.size() == right.size() &&
+           (left.empty() ||
+            std::memcmp(left.data(), right.data(), left.size() * sizeof(float)) == 0);
+  };
+  return same(&WholeResults::output) && same(&WholeResults::logsumexp) && same(&WholeResults::dq) &&
+         same(&WholeResults::dk) && same(&WholeResults::dv);
 }
 
 AttentionResults ToResults(const WholeResults& results) {

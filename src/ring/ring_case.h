@@ -40,6 +40,8 @@ class RingCaseData {
 
   WholeAttention whole() const;          // to be attended on a ring
   AttentionCase attention_case() const;  // to be given to the oracle
+  // max_j sum_i P_ij: how much weight the most attended key gathers from all queries and heads.
+  double LargestColumnWeight() const;
 
  private:
   RingCase case_;
@@ -55,6 +57,9 @@ WholeResults RunCaseOn(Context& context, Communicator& ring, const RingCaseData&
 // The double reference through the same schedule.
 AttentionResults RunReferenceCaseOn(Context& context, Communicator& ring, const RingCase& ring_case,
                                     const RingCaseData& data);
+
+// NaN included.
+bool SameBits(const WholeResults& a, const WholeResults& b);
 
 AttentionResults ToResults(const WholeResults& results);
 
