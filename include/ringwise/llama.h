@@ -15,18 +15,21 @@
 
 namespace ringwise {
 
-// What backward recomputes, from most memory to least. Kept a layer, in units of (this rank's tokens
-// x hidden x bytes of the compute type), with w = heads * head_dim / hidden and g = 2 kv_heads /
-// heads:
-//   none       2 + (2 + g) w + 2 ffn / hidden: all that backward needs, but never scores. Its memory
-//              is held from step to step, so that the system need not clear it again.
-//   attention  1 + w: a layer's input, its attention's output (and logsumexp): the ring's forward
-//              is never run again; projections and feed-forward are
-//   block      1: a layer's input alone
+// What backward recomputes, from most memory to least. Kept a layer, in units of (tokens of this
+// rank x hidden x bytes of the compute type), with w = heads * head_dim / hidden and
+// g = 2 kv_heads / heads:
+//   none       2 + (2 + g) w + 2 ffn / hidden
+//              all that backward needs, but never scores. Its memory is held from step to step, so
+//              that the system need not clear it again.
+//   attention  1 + w
+//              a layer's input, its attention's output (and logsumexp): the ring's forward is never
+//              run again; projections and feed-forward are
+//   block      1
+//              a layer's input alone
 // Beside that one layer at a time is at work. Its highest mark is in attention's backward, where
-// the ring holds, in f32, three gradients of a key/value block and that of the query: about 10 units
-// in f32 and 12 in bf16 for w = g = 1. A block of 512 rows is all that ever is ffn wide, but in
-// `none`.
+// the ring holds, in f32, three gradients of a key/value block and that of the query: about 10
+// units in f32 and 12 in bf16 for w = g = 1. A block of 512 rows is all that ever is ffn wide, but
+// in `none`.
 enum class Recompute { kNone, kAttention, kBlock };
 
 // A master weight and the gradient that accumulates for it, both f32 and whole on every rank. Names
