@@ -234,6 +234,13 @@ class BackwardWalk {
     PanelView panels[kBackwardPanels];
     const auto panel_count = static_cast<int>((queries.count() + kPanel - 1) / kPanel);
     for (int p = 0; p < panel_count; ++p) panels[p] = See(queries, p, tile);
+    if (!FiniteWhereHidden(keys, panels, tile, queries)) {
+      for (int p = 0; p < panel_count; ++p) {
+        AttendPairs(keys, values, panels[p], p, tile,
+                    dq.At(copy, batch_head, panels[p].queries.begin));
+      }
+      return;
+    }
     for (int row = 0; row < tile.count(); row += kStepRows) {
       const int end = std::min<int>(row + kStepRows, static_cast<int>(tile.count()));
       int first = kBackwardPanels;  // panels that see some of these rows
@@ -262,6 +269,53 @@ class BackwardWalk {
           kBackwardQueryBlock, head_dim_, static_cast<int>(panels[p].queries.count()),
           static_cast<int>(RoundUp(rows.end - rows.begin, kRowGroup<Operand>)), sum.data,
           sum.stride, true);
+    }
+  }
+
+  // Whether every panel that is not wholly visible has finite factors: see AllFinite.
+  bool FiniteWhereHidden(Rows<Operand> keys, const PanelView* panels, const RowBlock& tile,
+                         const RowBlock& queries) const {
+    if (std::none_of(panels, panels + kBackwardPanels,
+                     [](const PanelView& view) { return view.visible != nullptr; })) {
+      return true;
+    }
+    for (const Operand* rows : {work_.query.rows, work_.d_output.rows}) {
+      const int64_t group = kRowGroup<Operand>;
+      const Rows<Operand> packed{rows, kBackwardQueryBlock * kPanel};
+      const int64_t length = RoundUp(queries.count(), group) * kPanel;
+      if (!AllFinite(packed, HeadDimPanels(head_dim_), length)) return false;
+    }
+    return AllFinite(keys, tile.count(), head_dim_);
+  }
+
+  // One panel against the tile, all products over visible pairs alone.
+  void AttendPairs(Rows<Operand> keys, Rows<Operand> values, const PanelView& panel, int p,
+                   const RowBlock& tile, QueryGradient::Panel dq) const {
+    const auto tile_end = static_cast<int>(tile.count());
+    const auto packed = [&](const QueryOperands& operands, int64_t query, int64_t i) {
+      return static_cast<float>(operands.rows[i / kPanel * kBackwardQueryBlock * kPanel +
+                                              PackedIndex<Operand>(query, i % kPanel, kPanel)]);
+    };
+    for (int step = 0; step < tile_end; step += kStepRows) {
+      const int end = std::min(step + kStepRows, tile_end);
+      MakeScoreGradients(keys, values, panel, p, {step, end});
+      for (int row = std::max(step, panel.rows.begin); row < std::min(end, panel.rows.end); ++row) {
+        const auto columns = static_cast<int32_t>(panel.queries.count());
+        const ColumnRange range =
+            panel.visible == nullptr ? ColumnRange{0, columns} : panel.visible[row];
+        for (int column = range.begin; column < range.end; ++column) {
+          const int64_t query = p * kPanel + column;
+          const auto power =
+              static_cast<float>(work_.p[(row - step) * kBackwardQueryBlock + query]);
+          const auto gradient = static_cast<float>(work_.ds[row * kBackwardQueryBlock + query]);
+          for (int64_t i = 0; i < head_dim_; ++i) {
+            work_.dv[row * padded_head_dim_ + i] += power * packed(work_.d_output, query, i);
+            work_.dk[row * padded_head_dim_ + i] += gradient * packed(work_.query, query, i);
+            dq.data[i * dq.stride + column] +=
+                gradient * static_cast<float>(keys.data[row * keys.stride + i]);
+          }
+        }
+      }
     }
   }
 

@@ -158,6 +158,7 @@ class ForwardWalk {
       rows = FindVisible(problem_.mask, queries.positions, tile.positions, work_.visible);
       visible = work_.visible;
     }
+    const bool careful = visible != nullptr && !AllFinite(values, head_dim_, tile.count());
     int pending = rows.begin;  // from this row on, probabilities are not yet in the output
     for (int row = rows.begin; row < rows.end; row += kStepRows) {
       const ScoreTile scores{.scores = work_.scores,
@@ -173,7 +174,7 @@ class ForwardWalk {
       float weights[kPanel];
       float excess[kPanel];
       if (SoftmaxStep(scores, panel, p, sums, weights, excess) > kSlack) {
-        AddValues(values, rows.begin, pending, row, panel);
+        AddValues(values, rows.begin, {pending, row}, careful, panel);
         pending = row;
         MoveReference(excess, panel);
         SoftmaxStep(scores, panel, p, sums, weights, excess);
@@ -183,7 +184,7 @@ class ForwardWalk {
         panel.row_weight[i] += weights[i];
       }
     }
-    AddValues(values, rows.begin, pending, rows.end, panel);
+    AddValues(values, rows.begin, {pending, rows.end}, careful, panel);
   }
 
   float SoftmaxStep(const ScoreTile& scores, const Panel& panel, Operand* p, float* sums,
@@ -220,13 +221,27 @@ class ForwardWalk {
     kernels_.scale_columns(factors, head_dim_, panel.output);
   }
 
-  // O^T += V^T P^T over key rows [begin, end); probabilities start at row `first`.
-  void AddValues(Rows<Operand> values, int first, int begin, int end, Panel& panel) const {
-    if (begin == end) return;
-    kernels_.product(values.data + begin, values.stride,
-                     work_.probabilities + (begin - first) * kPanel, kPanel, head_dim_,
-                     panel.columns, static_cast<int>(RoundUp(end - begin, kRowGroup<Operand>)),
-                     panel.output, kPanel, true);
+  // O^T += V^T P^T over key rows [rows.begin, rows.end); probabilities start at row `first`.
+  // `careful`: over visible pairs alone.
+  void AddValues(Rows<Operand> values, int first, VisibleRows rows, bool careful,
+                 Panel& panel) const {
+    if (rows.begin == rows.end) return;
+    if (!careful) {
+      const int depth = static_cast<int>(RoundUp(rows.end - rows.begin, kRowGroup<Operand>));
+      return kernels_.product(values.data + rows.begin, values.stride,
+                              work_.probabilities + (rows.begin - first) * kPanel, kPanel,
+                              head_dim_, panel.columns, depth, panel.output, kPanel, true);
+    }
+    for (int row = rows.begin; row < rows.end; ++row) {
+      for (int column = work_.visible[row].begin; column < work_.visible[row].end; ++column) {
+        const auto p = static_cast<float>(
+            work_.probabilities[PackedIndex<Operand>(row - first, column, kPanel)]);
+        for (int i = 0; i < head_dim_; ++i) {
+          panel.output[i * kPanel + column] +=
+              p * static_cast<float>(values.data[i * values.stride + row]);
+        }
+      }
+    }
   }
 
   const ForwardProblem& problem_;

@@ -416,6 +416,51 @@ TEST(ShardAttention, NaNStaysInItsRow) {
   }
 }
 
+// Nothing that a row may not see reaches it, NaN included: keys and values after it, and for
+// gradients of keys the queries before them.
+TEST(ShardAttention, HiddenNaNStaysHidden) {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const int64_t heads : {1, 8}) {  // few and enough for products in bf16
+      Case c;
+      c.dtype = dtype;
+      c.heads = heads;
+      c.head_dim = 20;
+      c.options.mask.causal = true;
+      c.queries = Contiguous(420);
+      c.key_blocks = {Contiguous(420)};
+      const auto poisoned = [&](const auto& poison) {
+        const Inputs inputs(c);
+        poison(inputs);
+        return Compute(c, inputs);
+      };
+      // Rows of a tensor whose every element is not a number.
+      const auto nans = [&](const std::vector<double>& tensor, int64_t row) {
+        return std::isnan(tensor[row * static_cast<int64_t>(tensor.size()) / 420]);
+      };
+      const float nan = std::nanf("");
+      const AttentionResults key =
+          poisoned([&](const Inputs& inputs) { Set(inputs.key, 200, 0, 0, nan); });
+      const AttentionResults value =
+          poisoned([&](const Inputs& inputs) { Set(inputs.value, 200, 0, 0, nan); });
+      const AttentionResults query =
+          poisoned([&](const Inputs& inputs) { Set(inputs.query, 200, 0, 0, nan); });
+      const AttentionResults gradient =
+          poisoned([&](const Inputs& inputs) { Set(inputs.output_gradient, 200, 0, 0, nan); });
+      for (int64_t row = 0; row < 420; ++row) {
+        EXPECT_EQ(nans(key.output, row), row >= 200) << row;
+        EXPECT_EQ(nans(value.output, row), row >= 200) << row;
+        EXPECT_EQ(nans(key.dq, row), row >= 200) << row;
+        EXPECT_EQ(nans(query.output, row), row == 200) << row;
+        EXPECT_EQ(nans(query.dk, row), row <= 200) << row;
+        EXPECT_EQ(nans(query.dv, row), row <= 200) << row;
+        EXPECT_EQ(nans(gradient.dv, row), row <= 200) << row;
+        EXPECT_EQ(nans(gradient.dk, row), row <= 200) << row;
+        EXPECT_EQ(nans(gradient.dq, row), row == 200) << row;
+      }
+    }
+  }
+}
+
 // More work than one interval of the hook.
 TEST(ShardAttention, CallsTheProgressHook) {
   Case c;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <type_traits>
 
@@ -38,6 +39,22 @@ Rows<Operand> AsOperand(Rows<Storage> rows, int64_t count, int64_t length, Opera
   } else {
     return rows;
   }
+}
+
+// Whether no element is infinite or NaN. Hidden probabilities are 0, and 0 times such an element is
+// NaN: partial tiles that hold one are multiplied pair by visible pair.
+template <class T>
+bool AllFinite(Rows<T> rows, int64_t count, int64_t length) {
+  using Bits = std::conditional_t<std::is_same_v<T, float>, uint32_t, uint16_t>;
+  constexpr Bits kExponent = std::is_same_v<T, float> ? Bits(0x7f800000u) : Bits(0x7f80u);
+  Bits found = 0;
+  for (int64_t row = 0; row < count; ++row) {
+    for (int64_t i = 0; i < length; ++i) {
+      const auto bits = std::bit_cast<Bits>(rows.data[row * rows.stride + i]);
+      found |= (bits & kExponent) == kExponent ? Bits(1) : Bits(0);
+    }
+  }
+  return found == 0;
 }
 
 // Rows of one batch and head of a tensor [batch, length, heads, head_dim].

@@ -25,6 +25,13 @@ inline constexpr int kRowGroup = 1;
 template <>
 inline constexpr int kRowGroup<bf16> = 2;
 
+// Where element (k, n) of a packed right factor lies.
+template <class Operand>
+int64_t PackedIndex(int64_t k, int64_t n, int64_t ld) {
+  constexpr int64_t kGroup = kRowGroup<Operand>;
+  return k / kGroup * kGroup * ld + n * kGroup + k % kGroup;
+}
+
 // Columns [begin, end) of a row.
 struct ColumnRange {
   int32_t begin = 0;

@@ -14,13 +14,6 @@ namespace ringwise {
 inline double ToDouble(float value) { return value; }
 inline double ToDouble(bf16 value) { return static_cast<float>(value); }
 
-// Where element (k, n) of a packed right factor lies.
-template <class Operand>
-int64_t PackedIndex(int64_t k, int64_t n, int64_t ld) {
-  constexpr int64_t kGroup = kRowGroup<Operand>;
-  return k / kGroup * kGroup * ld + n * kGroup + k % kGroup;
-}
-
 template <class Operand>
 double ReferenceProduct(const Operand* a, int64_t lda, const Operand* b, int64_t ldb, int row,
                         int column, int k) {
