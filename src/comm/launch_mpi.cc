@@ -13,7 +13,7 @@ namespace {
 // Prints the error once, and ends the job. An error that every rank finds, such as a bad argument,
 // is left to rank 0: the others give it time to end the job before they speak themselves.
 [[noreturn]] void Fail(int rank, const char* message, int exit_code) {
-  if (rank != 0) std::this_thread::sleep_for(std::chrono::seconds(1));
+  if (rank != 0) std::this_thread::sleep_for(std::chrono::seconds(2));
   std::string line = message;
   std::replace(line.begin(), line.end(), '\n', ' ');
   std::fprintf(stderr, "ringwise: rank %d: %s\n", rank, line.c_str());
