@@ -44,7 +44,7 @@ class ThreadGroup {
     const auto is_open = [&] { return IsOpen(round); };
     try {
       BlockedWait(mutex_, changed_, is_open, *failure, timeout_seconds, rank, -1);
-    } catch (const PeerError&) {
+    } catch (...) {
       const std::lock_guard lock(mutex_);
       if (IsOpen(round)) return;
       --arrived_;
@@ -53,7 +53,8 @@ class ThreadGroup {
   }
 
   // A barrier that no failure opens early: for ranks that are reading each other's memory and are
-  // sure to come, since nothing stands between them and here but a copy.
+  // sure to come. So nothing that can fail on one rank alone, not even an allocation, may stand
+  // between the Barrier that shows the memory and here.
   void Leave() {
     const int round = Arrive();
     std::unique_lock lock(mutex_);
@@ -168,9 +169,13 @@ class ThreadCommunicator final : public Communicator {
   std::vector<std::vector<std::byte>> AllGather(std::span<const std::byte> bytes) override {
     Publish(const_cast<std::byte*>(bytes.data()), bytes.size());  // read only
     std::vector<std::vector<std::byte>> all;
-    for (const ThreadGroup::Slot& slot : group_->slots) {
-      const auto* begin = static_cast<const std::byte*>(slot.data);
-      all.emplace_back(begin, begin + slot.size);
+    all.reserve(group_->slots.size());
+    for (const ThreadGroup::Slot& slot : group_->slots) all.emplace_back(slot.size);
+    Barrier();  // every rank has its memory; none has touched another's yet
+    for (size_t other = 0; other < all.size(); ++other) {
+      if (!all[other].empty()) {
+        std::memcpy(all[other].data(), group_->slots[other].data, all[other].size());
+      }
     }
     group_->Leave();
     return all;
@@ -192,8 +197,9 @@ class ThreadCommunicator final : public Communicator {
       group_->slots[rank_].split =
           std::make_shared<ThreadGroup>(ranks, group_->timeout_seconds, group_->failure);
     }
+    auto part = std::make_unique<ThreadCommunicator>(nullptr, my_rank);
     Barrier();
-    auto part = std::make_unique<ThreadCommunicator>(group_->slots[leader].split, my_rank);
+    part->group_ = group_->slots[leader].split;
     group_->Leave();
     if (leader == rank_) group_->slots[rank_].split.reset();
     return part;
@@ -219,12 +225,12 @@ class ThreadCommunicator final : public Communicator {
   // Each rank sums one slice and writes it to every rank's memory: no scratch memory at all.
   template <class T>
   void Sum(std::span<T> values) {
+    std::vector<const T*> sources(group_->slots.size());
     Publish(values.data(), values.size());
-    std::vector<const T*> sources;
     const Range slice = SplitRange(static_cast<int64_t>(values.size()), size(), rank_);
     CheckPublishedSizes(values.size());
-    for (const ThreadGroup::Slot& slot : group_->slots) {
-      sources.push_back(static_cast<const T*>(slot.data) + slice.begin);
+    for (size_t other = 0; other < sources.size(); ++other) {
+      sources[other] = static_cast<const T*>(group_->slots[other].data) + slice.begin;
     }
     T* mine = values.data() + slice.begin;
     SumInRankOrder<T>(sources, slice.size(), mine);

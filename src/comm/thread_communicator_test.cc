@@ -1,8 +1,27 @@
 #include "comm/thread_communicator.h"
 
 #include <chrono>
+#include <cstdlib>
+#include <new>
 
 #include "comm/communicator_conformance.h"
+
+namespace {
+
+// The allocation of this thread that fails, counted from now; 0: none.
+thread_local int failing_allocation = 0;
+
+}  // namespace
+
+// Not inline: GCC would see malloc paired with delete, and warn.
+[[gnu::noinline]] void* operator new(size_t size) {
+  if (failing_allocation > 0 && --failing_allocation == 0) throw std::bad_alloc();
+  void* const memory = std::malloc(size > 0 ? size : 1);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
 namespace ringwise {
 namespace {
@@ -132,6 +151,47 @@ TEST(ThreadCommunicator, ASilentPeerIsAnErrorAfterTheTimeOut) {
     } catch (const PeerError& error) {
       EXPECT_THAT(error.what(), testing::HasSubstr("waited 0.2 s"));
       EXPECT_THAT(error.what(), testing::HasSubstr(in_barrier ? "the other ranks" : "rank 2"));
+    }
+  }
+}
+
+// Whichever allocation of a collective fails on one rank, the others end with its error, and nobody
+// reads memory that it has freed: the sanitizers watch.
+TEST(ThreadCommunicator, ARankOutOfMemoryReleasesTheOthers) {
+  using Collective = void (*)(Communicator&, std::span<float>);
+  const std::pair<const char*, Collective> collectives[] = {
+      {"gather",
+       [](Communicator& comm, std::span<float> values) { comm.AllGather(std::as_bytes(values)); }},
+      {"sum", [](Communicator& comm, std::span<float> values) { comm.AllReduceSum(values); }},
+      {"broadcast",
+       [](Communicator& comm, std::span<float> values) {
+         comm.Broadcast(std::as_writable_bytes(values), 1);
+       }},
+      {"split", [](Communicator& comm, std::span<float>) { comm.Split(0); }},
+  };
+  for (const auto& [name, collective] : collectives) {
+    SCOPED_TRACE(name);
+    for (int allocation = 1;; ++allocation) {
+      ASSERT_LT(allocation, 100);
+      std::atomic<bool> failed{false};
+      std::atomic<int> released{0};
+      const std::exception_ptr first = RunThreads(4, 60, [&](Communicator& comm) {
+        std::vector<float> values(100000);
+        if (comm.rank() == 1) failing_allocation = allocation;
+        try {
+          collective(comm, values);
+        } catch (const std::bad_alloc&) {
+          failed = true;
+          throw;
+        } catch (const PeerError&) {
+          ++released;
+        }
+        failing_allocation = 0;
+      });
+      if (!failed) break;  // it makes fewer
+      EXPECT_EQ(released, 3) << "allocation " << allocation;
+      ASSERT_TRUE(first);
+      EXPECT_THROW(std::rethrow_exception(first), std::bad_alloc);
     }
   }
 }
