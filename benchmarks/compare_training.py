@@ -3,8 +3,8 @@
 
     build/venv/bin/python benchmarks/compare_training.py [--dtype f32 bf16] [--context 8192]
 
-Both train a Llama (hidden 512, 8 layers, 8 heads of 64, feed-forward 1408, 257 tokens) on one
-sequence a step with AdamW and clipping, on all cores, in turns, so that both meet the same machine.
+Both train a Llama (hidden 512, 8 layers, 8 heads of 64 and as many kv_heads, feed-forward 1408, 257
+tokens, the head apart from the embedding) of the same number of parameters, on one sequence a step with AdamW and clipping, on all cores, in turns, so that both meet the same machine.
 PyTorch runs LlamaForCausalLM with scaled_dot_product_attention; for bf16 once with the parameters
 in bf16 and once with autocast, and the faster counts. Neither recomputes activations. Reports the
 median of each and the ratio of the medians, with the ratio of every round as its spread.
@@ -29,7 +29,15 @@ import transformers  # noqa: E402
 
 import training_run  # noqa: E402
 
-SHAPE = {"hidden": 512, "layers": 8, "heads": 8, "ffn": 1408, "vocab": 257}
+# Flag of `ringwise train` -> the same in LlamaConfig, and its value for both.
+SHAPE = {
+    "hidden": ("hidden_size", 512),
+    "layers": ("num_hidden_layers", 8),
+    "heads": ("num_attention_heads", 8),
+    "kv-heads": ("num_key_value_heads", 8),
+    "ffn": ("intermediate_size", 1408),
+    "vocab": ("vocab_size", 257),
+}
 
 
 class TorchTrainer:
@@ -38,12 +46,8 @@ class TorchTrainer:
     def __init__(self, context, dtype, autocast):
         torch.manual_seed(0)
         config = transformers.LlamaConfig(
-            hidden_size=SHAPE["hidden"],
-            num_hidden_layers=SHAPE["layers"],
-            num_attention_heads=SHAPE["heads"],
-            num_key_value_heads=SHAPE["heads"],
-            intermediate_size=SHAPE["ffn"],
-            vocab_size=SHAPE["vocab"],
+            **dict(SHAPE.values()),
+            tie_word_embeddings=False,
             max_position_embeddings=context,
             attn_implementation="sdpa",
             use_cache=False,
@@ -55,6 +59,9 @@ class TorchTrainer:
         self.model.train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, weight_decay=0.1)
         self.tokens = torch.randint(0, 256, (1, context))
+
+    def parameters(self):
+        return sum(parameter.numel() for parameter in self.model.parameters())
 
     def __call__(self):
         begin = time.perf_counter()
@@ -92,8 +99,11 @@ def compare(options, dtype, folder, data):
             options.build, folder / "run", data, "--dtype", dtype, "--recompute",
             options.recompute, "--context", options.context, "--batch", 1,
             "--steps", options.steps + 1, "--threads", options.threads,
-            *(word for name, value in SHAPE.items() for word in (f"--{name}", value)),
+            *(word for flag, (_, value) in SHAPE.items() for word in (f"--{flag}", value)),
         )  # fmt: skip
+        ours, theirs = training_run.parameters(folder / "run"), trainer.parameters()
+        if ours != theirs:
+            sys.exit(f"not the same model: {ours} parameters here, {theirs} in PyTorch's")
         our_round = [record["tokens_per_second"] for record in records[1:]]  # the first warms up
         torch_rates += torch_round
         our_rates += our_round

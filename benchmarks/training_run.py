@@ -1,10 +1,12 @@
 """What the benchmarks here share: a text to train on, and a short `ringwise train`."""
 
 import json
+import math
 import os
 import pathlib
 import random
 import shutil
+import struct
 import subprocess
 import sys
 
@@ -49,3 +51,11 @@ def train(build, out, data, *flags, ranks=None):
         sys.exit(f"{' '.join(command)}\nended with {result.returncode}:\n{result.stderr[-2000:]}")
     with open(pathlib.Path(out) / "metrics.jsonl", encoding="utf-8") as file:
         return [json.loads(line) for line in file]
+
+
+def parameters(out):
+    """The number of parameters that the run in `out` saved."""
+    with open(pathlib.Path(out) / "checkpoints/latest/model.safetensors", "rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(size))
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name[0] != "_")

@@ -2,7 +2,8 @@
 """Prints `PASSED FAILED SKIPPED` of a ctest JUnit report.
 
 Counts the cases inside a program (GoogleTest, unittest) where its output names them; a program
-that tells nothing counts as one. A program that failed counts at least one failure.
+that tells nothing counts as one. A program that failed counts at least one failure, and so does a
+report of no program.
 """
 
 import re
@@ -40,8 +41,8 @@ def count(case):
 
 
 def main():
-    cases = ElementTree.parse(sys.argv[1]).getroot().iter("testcase")
-    print(*map(sum, zip(*map(count, cases))))
+    cases = list(ElementTree.parse(sys.argv[1]).getroot().iter("testcase"))
+    print(*(map(sum, zip(*map(count, cases))) if cases else (0, 1, 0)))
 
 
 if __name__ == "__main__":

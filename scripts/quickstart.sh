@@ -44,11 +44,11 @@ say "On held-out documents"
 python3 scripts/quickstart_report.py heldout "$run"
 
 # A continuation of the way one of the documents begins.
-prompt=$(python3 scripts/quickstart_report.py prompt "${data[0]}")
+python3 scripts/quickstart_report.py prompt "${data[0]}" >"$run/prompt.txt"
 say "Generating; the first lines are the prompt"
-printf '%s' "$prompt"
-$ringwise generate --model "$run/checkpoints/latest" --prompt "$prompt" --max-tokens 400 \
-  --temperature 0.7 --top-k 40 --seed 1
+cat "$run/prompt.txt"
+$ringwise generate --model "$run/checkpoints/latest" --prompt-file "$run/prompt.txt" \
+  --max-tokens 400 --temperature 0.7 --top-k 40 --seed 1
 echo
 
 say "What ran, and what a rank holds as the ring grows (two steps each)"
