@@ -227,10 +227,16 @@ class ForwardWalk {
                  Panel& panel) const {
     if (rows.begin == rows.end) return;
     if (!careful) {
-      const int depth = static_cast<int>(RoundUp(rows.end - rows.begin, kRowGroup<Operand>));
-      return kernels_.product(values.data + rows.begin, values.stride,
-                              work_.probabilities + (rows.begin - first) * kPanel, kPanel,
-                              head_dim_, panel.columns, depth, panel.output, kPanel, true);
+      // An odd last row has no partner: the column beside it may be a key that these queries do
+      // not see, or lie past the block.
+      const int paired = rows.end - (rows.end - rows.begin) % kRowGroup<Operand>;
+      if (paired > rows.begin) {
+        kernels_.product(values.data + rows.begin, values.stride,
+                         work_.probabilities + (rows.begin - first) * kPanel, kPanel, head_dim_,
+                         panel.columns, paired - rows.begin, panel.output, kPanel, true);
+      }
+      if (paired < rows.end) AddLastValue(values, first, paired, panel);
+      return;
     }
     for (int row = rows.begin; row < rows.end; ++row) {
       for (int column = work_.visible[row].begin; column < work_.visible[row].end; ++column) {
@@ -241,6 +247,20 @@ class ForwardWalk {
               p * static_cast<float>(values.data[i * values.stride + row]);
         }
       }
+    }
+  }
+
+  // O^T += V^T P^T of one key row.
+  void AddLastValue(Rows<Operand> values, int first, int row, Panel& panel) const {
+    float p[kPanel];
+    for (int column = 0; column < panel.columns; ++column) {
+      p[column] = static_cast<float>(
+          work_.probabilities[PackedIndex<Operand>(row - first, column, kPanel)]);
+    }
+    for (int i = 0; i < head_dim_; ++i) {
+      const auto value = static_cast<float>(values.data[i * values.stride + row]);
+      float* to = panel.output + i * kPanel;
+      for (int column = 0; column < panel.columns; ++column) to[column] += p[column] * value;
     }
   }
 
