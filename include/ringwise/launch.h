@@ -35,8 +35,9 @@ std::string MpiVersion();
 // Runs `body` once on every rank and returns when all are done. Without MPI the ranks are threads
 // of this process; under MPI this process is one of them, and the job's size must be ring x
 // data_parallel. When a rank throws, every other rank's next communication throws PeerError, and
-// Launch rethrows the first error; under MPI it prints that error once and ends the job with exit
-// code 1 within 10 seconds. Throws UsageError if the mesh does not fit the job.
+// Launch rethrows the first error; under MPI it prints that error once and ends the job within 10
+// seconds, with exit code 2 for a UsageError, else 1. Throws UsageError if the mesh does not fit
+// the job, or has more than 65536 ranks.
 void Launch(const MeshOptions& options, const std::function<void(Rank&)>& body);
 
 }  // namespace ringwise

@@ -28,7 +28,8 @@ int AvailableCores();
 //   team.Run([&](int thread) { Work(SplitRange(rows, team.size(), thread)); });
 class ThreadTeam {
  public:
-  explicit ThreadTeam(int threads);  // throws UsageError if threads < 1
+  // Throws UsageError if threads < 1, Error if the system does not give so many.
+  explicit ThreadTeam(int threads);
   ~ThreadTeam();
   ThreadTeam(const ThreadTeam&) = delete;
   ThreadTeam& operator=(const ThreadTeam&) = delete;

@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -12,6 +14,11 @@
 #include "comm/thread_communicator.h"
 
 namespace ringwise {
+namespace {
+
+constexpr int kMostRanks = 1 << 16;
+
+}  // namespace
 
 void LaunchThreads(const MeshOptions& options, const std::function<void(Rank&)>& body) {
   const Mesh mesh = ResolveMesh(options, 0);
@@ -31,7 +38,14 @@ void LaunchThreads(const MeshOptions& options, const std::function<void(Rank&)>&
     for (int rank = 1; rank < ranks; ++rank) {
       try {
         others.emplace_back(run, rank);
-      } catch (...) {  // no more threads: the ranks that run already must not wait for this one
+        // If there are no more threads, the ranks that run already must not wait for this one.
+      } catch (const std::system_error& error) {
+        failure->Set(rank, std::make_exception_ptr(Error(fmt::format(
+                               "cannot start the thread of rank {} of {}: {}: ask for fewer ranks, "
+                               "or raise the limits on processes and memory",
+                               rank, ranks, error.code().message()))));
+        break;
+      } catch (...) {
         failure->Set(rank, std::current_exception());
         break;
       }
@@ -60,6 +74,11 @@ Mesh ResolveMesh(const MeshOptions& options, int ranks) {
     throw UsageError(
         fmt::format("the time-out must be above 0 s, found {}", options.timeout_seconds));
   }
+  const int64_t wanted = int64_t{std::max(1, ring)} * std::max(1, data_parallel);
+  if (wanted > kMostRanks) {
+    throw UsageError(fmt::format("a job has at most {} ranks, found ring x data-parallel = {} x {}",
+                                 kMostRanks, std::max(1, ring), std::max(1, data_parallel)));
+  }
   if (ranks == 0) return {std::max(1, ring), std::max(1, data_parallel)};
   Mesh mesh{ring, data_parallel};
   if (mesh.ring == 0) mesh.ring = ranks / std::max(1, data_parallel);
@@ -68,10 +87,10 @@ Mesh ResolveMesh(const MeshOptions& options, int ranks) {
     const auto shown = [](int count) {
       return count == 0 ? std::string("any") : std::to_string(count);
     };
-    throw UsageError(fmt::format(
-        "the job has {} ranks, which is not ring x data-parallel = {} x {}: start it "
-        "with mpirun -n {}, or change the flags",
-        ranks, shown(ring), shown(data_parallel), std::max(1, ring) * std::max(1, data_parallel)));
+    throw UsageError(
+        fmt::format("the job has {} ranks, which is not ring x data-parallel = {} x {}: start it "
+                    "with mpirun -n {}, or change the flags",
+                    ranks, shown(ring), shown(data_parallel), wanted));
   }
   return mesh;
 }

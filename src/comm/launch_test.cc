@@ -99,6 +99,10 @@ TEST(Mesh, SaysWhatDoesNotFit) {
     }
   }
   EXPECT_THROW(Resolve(-1, 0, 0), UsageError);
+  for (const int ranks : {0, 6}) {  // 2^32 and 2^17 ranks: more than an int, more than there may be
+    EXPECT_THROW(Resolve(65536, 65536, ranks), UsageError);
+    EXPECT_THROW(Resolve(65536, 2, ranks), UsageError);
+  }
   MeshOptions options;
   options.timeout_seconds = 0;
   EXPECT_THROW(ResolveMesh(options, 0), UsageError);

@@ -1,6 +1,11 @@
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
 #include <limits>
 #include <numeric>
 #include <set>
@@ -120,6 +125,29 @@ TEST(ThreadTeam, AnErrorReleasesTheOthersAndIsRethrown) {
         UsageError);
     team.Run([&](int) { team.Barrier(); });
   }
+}
+
+// Starts a team of which the system gives a part, and exits: 0 if the error says so.
+[[noreturn]] void StartTooManyThreads() {
+  int64_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  const auto bytes = static_cast<rlim_t>(pages * sysconf(_SC_PAGESIZE) + (64 << 20));
+  const rlimit limit{bytes, bytes};
+  if (setrlimit(RLIMIT_AS, &limit) != 0) std::_Exit(2);
+  try {
+    const ThreadTeam team(1000);
+  } catch (const Error& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    std::_Exit(0);
+  }
+  std::_Exit(1);
+}
+
+TEST(ThreadTeam, SaysThatThreadsDoNotStart) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer's shadow memory does not fit the limit";
+#endif
+  EXPECT_EXIT(StartTooManyThreads(), testing::ExitedWithCode(0), "cannot start 1000 threads");
 }
 
 TEST(Random, MatchesThePublishedVectors) {

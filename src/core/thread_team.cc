@@ -6,6 +6,7 @@
 #include <atomic>
 #include <exception>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -57,16 +58,22 @@ class ThreadTeam::State {
  public:
   explicit State(int size) : size_(size) {
     threads_.reserve(size - 1);
-    for (int member = 1; member < size; ++member) {
-      threads_.emplace_back([this, member] { Serve(member); });
+    try {
+      for (int member = 1; member < size; ++member) {
+        threads_.emplace_back([this, member] { Serve(member); });
+      }
+    } catch (const std::system_error& error) {
+      Stop();
+      throw Error("cannot start " + std::to_string(size) + " threads: " + error.code().message() +
+                  " after " + std::to_string(threads_.size() + 1) +
+                  ": ask for fewer, or raise the limits on processes and memory");
+    } catch (...) {
+      Stop();
+      throw;
     }
   }
 
-  ~State() {
-    stopping_ = true;
-    Announce(generation_);
-    for (std::thread& thread : threads_) thread.join();
-  }
+  ~State() { Stop(); }
 
   int size() const { return size_; }
 
@@ -100,6 +107,12 @@ class ThreadTeam::State {
   static void Announce(std::atomic<uint32_t>& word) {
     word.fetch_add(1, std::memory_order_acq_rel);
     word.notify_all();
+  }
+
+  void Stop() {
+    stopping_ = true;
+    Announce(generation_);
+    for (std::thread& thread : threads_) thread.join();
   }
 
   void Serve(int member) {
