@@ -1,6 +1,6 @@
 // A job whose rank 1 misbehaves while the others wait for it: see launch_test.py.
 //
-//   launch_probe throw|usage|stall|agree RANKS [TIMEOUT_SECONDS]
+//   launch_probe throw|usage|stall|gather|agree RANKS [TIMEOUT_SECONDS]
 #include <chrono>
 #include <cstddef>
 #include <cstdio>
@@ -32,6 +32,10 @@ int Main(const std::string& how, int ranks, double timeout_seconds) {
       return;
     }
     std::vector<std::byte> bytes(1 << 20);
+    if (how == "gather") {
+      rank.ring.AllGather(bytes);
+      return;
+    }
     auto transfer = rank.ring.Receive(bytes, 1, 0);
     rank.ring.Wait(transfer);
   });

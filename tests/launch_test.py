@@ -21,6 +21,7 @@ class Faults(support.TestCase):
         self.check("throw", 1, ["disk full"])
         self.check("agree", 1, ["every rank found this"])
         self.check("stall", 1, ["waited 1 s for rank 1"], timeout_seconds=1)
+        self.check("gather", 1, ["waited 1 s for the other ranks"], timeout_seconds=1)
 
     def test_a_rank_that_throws_ends_the_mpi_job(self):
         self.check("throw", 1, ["rank 1: disk full"], ranks=3)
@@ -31,6 +32,7 @@ class Faults(support.TestCase):
 
     def test_a_stalled_rank_ends_the_mpi_job_after_the_time_out(self):
         self.check("stall", 1, ["waited 1 s for rank 1"], ranks=3, timeout_seconds=1)
+        self.check("gather", 1, ["waited 1 s for the other ranks"], ranks=3, timeout_seconds=1)
 
     def test_a_mesh_that_does_not_fit(self):
         result = support.run("launch_probe", "throw", 4, ranks=2, timeout=30)

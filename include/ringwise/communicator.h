@@ -22,7 +22,7 @@ class PeerError : public Error {
 // Thread rules: one thread a rank calls it, except Progress, which any thread of the rank may call
 // while that thread waits for its team. Every rank calls the collectives in the same order. Errors:
 // every call throws PeerError once another rank has failed, and after the time-out without any
-// answer; it never hangs.
+// answer; it never hangs. A collective over MPI that gets no answer ends the job instead.
 class Communicator {
  public:
   // A transfer under way. Destroying it before Wait is allowed only while an exception unwinds.

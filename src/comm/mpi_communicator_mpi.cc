@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <list>
 #include <mutex>
 #include <numeric>
+#include <string>
 #include <thread>
 #include <utility>
 
@@ -186,8 +188,9 @@ class MpiCommunicator final : public Communicator {
   TransferPtr Send(std::span<const std::byte> bytes, int destination, int tag) override {
     CheckMessage("destination", destination, tag, size_);
     if (destination == rank_) return self_->Send(bytes, 0, tag);
+    std::unique_ptr<MpiTransfer> transfer;  // outlives the lock, which its destructor takes
     const std::lock_guard lock(mutex_);
-    auto transfer = std::make_unique<MpiTransfer>(pending_, false, destination, tag, bytes.size());
+    transfer = std::make_unique<MpiTransfer>(pending_, false, destination, tag, bytes.size());
     ForEachPart(bytes, [&](std::span<const std::byte> part) {
       MPI_Request& request = transfer->requests().emplace_back(MPI_REQUEST_NULL);
       Check(MPI_Isend(part.data(), static_cast<int>(part.size()), MPI_BYTE, destination, tag, comm_,
@@ -200,8 +203,9 @@ class MpiCommunicator final : public Communicator {
   TransferPtr Receive(std::span<std::byte> bytes, int source, int tag) override {
     CheckMessage("source", source, tag, size_);
     if (source == rank_) return self_->Receive(bytes, 0, tag);
+    std::unique_ptr<MpiTransfer> transfer;  // outlives the lock, which its destructor takes
     const std::lock_guard lock(mutex_);
-    auto transfer = std::make_unique<MpiTransfer>(pending_, true, source, tag, bytes.size());
+    transfer = std::make_unique<MpiTransfer>(pending_, true, source, tag, bytes.size());
     ForEachPart(bytes, [&](std::span<std::byte> part) {
       MPI_Request& request = transfer->requests().emplace_back(MPI_REQUEST_NULL);
       Check(MPI_Irecv(part.data(), static_cast<int>(part.size()), MPI_BYTE, source, tag, comm_,
@@ -301,7 +305,9 @@ class MpiCommunicator final : public Communicator {
     } while (begin < bytes.size());
   }
 
-  // Starts a collective and waits for it, but never past the time-out.
+  // Starts a collective and waits for it, but never past the time-out. One that is under way cannot
+  // be called off, and MPI may use its memory until it is done: so if it fails the job ends here,
+  // with that memory in place.
   template <class Start>
   void Collective(const Start& start) {
     MPI_Request request = MPI_REQUEST_NULL;
@@ -314,7 +320,11 @@ class MpiCommunicator final : public Communicator {
       Check(MPI_Test(&request, &flag, MPI_STATUS_IGNORE));
       return flag != 0;
     };
-    Poll(is_done, options_.timeout_seconds, rank_, -1);
+    try {
+      Poll(is_done, options_.timeout_seconds, rank_, -1);
+    } catch (const std::exception& error) {
+      FailMpiJob(error.what(), 1);
+    }
   }
 
   // In pieces, so that scratch memory stays small: of a piece, rank r gets every rank's slice r,
@@ -404,9 +414,18 @@ int CoresOfThisRank(Communicator& world) {
   return std::max(1, static_cast<int>(cores + 1e-9));
 }
 
-void AbortMpiJob(int exit_code) {
+void FailMpiJob(std::string_view message, int exit_code) {
   // Without the lock: its owner may be stuck in MPI, and this call never returns.
-  MPI_Abort(MPI_COMM_WORLD, exit_code);
+  int started = 0;
+  int rank = 0;
+  MPI_Initialized(&started);
+  if (started != 0) MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  if (rank != 0) std::this_thread::sleep_for(std::chrono::seconds(2));
+  std::string line(message);
+  std::replace(line.begin(), line.end(), '\n', ' ');
+  std::fprintf(stderr, "ringwise: rank %d: %s\n", rank, line.c_str());
+  std::fflush(nullptr);
+  if (started != 0) MPI_Abort(MPI_COMM_WORLD, exit_code);
   std::_Exit(exit_code);
 }
 

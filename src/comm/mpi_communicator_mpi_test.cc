@@ -51,6 +51,19 @@ TEST(MpiCommunicator, ASilentPeerIsAnErrorAfterTheTimeOut) {
   patient->Barrier();
 }
 
+// Of memory that is not there MPI says so at once.
+TEST(MpiCommunicator, ATransferThatDoesNotStartIsAnError) {
+  const auto world = MakeMpiWorld({});
+  const int other = (world->rank() + 1) % world->size();
+  if (world->size() > 1) {
+    std::byte* const nowhere = nullptr;
+    EXPECT_THROW(world->Send(std::span(nowhere, 10), other, 0), PeerError);
+    EXPECT_THROW(world->Receive(std::span(nowhere, 10), other, 0), PeerError);
+    world->Progress();
+  }
+  world->Barrier();
+}
+
 TEST(MpiLaunch, MakesTheMeshOfTheJob) {
   EXPECT_TRUE(UnderMpi());
   for (const int threads : {0, 3}) {
