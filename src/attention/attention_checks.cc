@@ -37,6 +37,14 @@ void CheckDType(const char* name, const ConstTensorView& view, DType dtype) {
   }
 }
 
+void CheckKeyValue(const ConstTensorView& key, const ConstTensorView& value,
+                   const AttentionShape& shape, int64_t kv_len) {
+  CheckRows("key", key, shape, kv_len, shape.kv_heads);
+  CheckRows("value", value, shape, kv_len, shape.kv_heads);
+  CheckDType("key", key, shape.dtype);
+  CheckDType("value", value, shape.dtype);
+}
+
 void CheckLogSumExp(const ConstTensorView& view, const AttentionShape& shape, int64_t q_len) {
   const Shape expected{shape.batch, shape.heads, q_len};
   if (!(view.shape == expected)) {

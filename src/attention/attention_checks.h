@@ -10,6 +10,9 @@ void CheckAttentionShape(const AttentionShape& shape);
 void CheckRows(const char* name, const ConstTensorView& view, const AttentionShape& shape,
                int64_t length, int64_t heads);
 void CheckDType(const char* name, const ConstTensorView& view, DType dtype);
+// Both rows [batch, kv_len, kv_heads, head_dim] of the shape's type.
+void CheckKeyValue(const ConstTensorView& key, const ConstTensorView& value,
+                   const AttentionShape& shape, int64_t kv_len);
 // [batch, heads, q_len], f32.
 void CheckLogSumExp(const ConstTensorView& view, const AttentionShape& shape, int64_t q_len);
 

@@ -1,8 +1,10 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "attention/shard_attention.h"
+#include "kernels/tile_kernels.h"
 
 namespace ringwise {
 
@@ -16,6 +18,17 @@ inline bool MultipliesInF32(const AttentionShape& shape, int64_t q_len, int64_t 
   constexpr int64_t kSmallWork = int64_t{1} << 24;  // multiplications of one product
   return shape.head_dim <= kShortHeads || kv_len <= kFewKeys ||
          shape.batch * shape.heads * q_len * kv_len * shape.head_dim < kSmallWork;
+}
+
+// Calls function(kernels) with the tile kernels of the call's operands.
+template <class Storage, class Function>
+void WithTileKernels(const AttentionShape& shape, int64_t q_len, int64_t kv_len,
+                     const Function& function) {
+  if constexpr (std::is_same_v<Storage, bf16>) {
+    const TileKernels<bf16>* native = NativeBf16TileKernels();
+    if (native != nullptr && !MultipliesInF32(shape, q_len, kv_len)) return function(*native);
+  }
+  function(FloatTileKernels());
 }
 
 }  // namespace ringwise

@@ -2,7 +2,6 @@
 #include <cassert>
 #include <limits>
 #include <numbers>
-#include <type_traits>
 #include <vector>
 
 #include "attention/attention_checks.h"
@@ -12,6 +11,7 @@
 #include "attention/query_gradient.h"
 #include "attention/shard_attention.h"
 #include "attention/tiling.h"
+#include "kernels/grow_buffer.h"
 
 // Backward, one device: what a shard keeps between blocks, and how work is dealt to the team. The
 // algorithm is in backward_walk.h.
@@ -60,10 +60,7 @@ class TiledBackward final : public ShardAttentionBackward {
             std::span<std::byte> block) override {
     const AttentionShape& shape = problem_.shape;
     const int64_t kv_len = Count(positions);
-    CheckRows("key", key, shape, kv_len, shape.kv_heads);
-    CheckRows("value", value, shape, kv_len, shape.kv_heads);
-    CheckDType("key", key, shape.dtype);
-    CheckDType("value", value, shape.dtype);
+    CheckKeyValue(key, value, shape, kv_len);
     assert(static_cast<int64_t>(block.size()) == BlockBytes(kv_len));
     const BackwardBlock<Storage> layout = Block(kv_len, block.data());
     ForEachRow(kv_len, [&](int64_t batch, int64_t row, int64_t head) {
@@ -82,13 +79,9 @@ class TiledBackward final : public ShardAttentionBackward {
     const int64_t kv_len = Count(key_positions);
     assert(static_cast<int64_t>(block.size()) == BlockBytes(kv_len));
     assert(static_cast<int64_t>(gradient.size()) == GradientBytes(kv_len));
-    if constexpr (std::is_same_v<Storage, bf16>) {
-      const TileKernels<bf16>* native = NativeBf16TileKernels();
-      if (native != nullptr && !MultipliesInF32(problem_.shape, problem_.q_len, kv_len)) {
-        return AttendWith(*native, block, key_positions, gradient, progress);
-      }
-    }
-    AttendWith(FloatTileKernels(), block, key_positions, gradient, progress);
+    WithTileKernels<Storage>(problem_.shape, problem_.q_len, kv_len, [&](const auto& kernels) {
+      AttendWith(kernels, block, key_positions, gradient, progress);
+    });
   }
 
   void AddGradient(std::span<std::byte> sum, std::span<const std::byte> gradient) override {
@@ -197,7 +190,7 @@ class TiledBackward final : public ShardAttentionBackward {
       const int64_t begin = bounds[thread];
       const int64_t end = bounds[thread + 1];
       if (begin < end) {
-        Reserve(workspaces_[thread], Walk::WorkspaceBytes(head_dim));
+        GrowBuffer(context_.meter, Walk::WorkspaceBytes(head_dim), workspaces_[thread]);
         const Walk walk(problem_, kernels, workspaces_[thread].data());
         ProgressCounter counter(progress, thread);
         // Only the first head group of a thread can have been begun by another one.
@@ -217,12 +210,6 @@ class TiledBackward final : public ShardAttentionBackward {
         }
       }
     });
-  }
-
-  void Reserve(Buffer& workspace, size_t bytes) {
-    if (workspace.size() >= bytes) return;
-    workspace = Buffer();  // freed before the larger one is made
-    workspace = Buffer(context_.meter, MemoryCategory::kWorkspace, bytes);
   }
 
   // Where each thread's items begin in the sequence (batch, kv_head, tile), and its end: by visible

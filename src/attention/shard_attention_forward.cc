@@ -11,6 +11,7 @@
 #include "attention/partial_attention.h"
 #include "attention/shard_attention.h"
 #include "attention/tiling.h"
+#include "kernels/grow_buffer.h"
 #include "kernels/transpose.h"
 
 // Forward, one device: what a shard keeps between blocks, and how work is dealt to the team. The
@@ -46,10 +47,7 @@ class TiledForward final : public ShardAttentionForward {
             std::span<std::byte> block) override {
     const AttentionShape& shape = problem_.shape;
     const int64_t kv_len = Count(positions);
-    CheckRows("key", key, shape, kv_len, shape.kv_heads);
-    CheckRows("value", value, shape, kv_len, shape.kv_heads);
-    CheckDType("key", key, shape.dtype);
-    CheckDType("value", value, shape.dtype);
+    CheckKeyValue(key, value, shape, kv_len);
     assert(static_cast<int64_t>(block.size()) == BlockBytes(kv_len));
     const ForwardBlock<Storage> layout = Block(kv_len, block.data());
     const int64_t chunks = (kv_len + kKeyChunk - 1) / kKeyChunk;
@@ -64,13 +62,9 @@ class TiledForward final : public ShardAttentionForward {
   void Attend(std::span<const std::byte> block, const Positions& key_positions,
               const ProgressHook& progress) override {
     assert(static_cast<int64_t>(block.size()) == BlockBytes(Count(key_positions)));
-    if constexpr (std::is_same_v<Storage, bf16>) {
-      const TileKernels<bf16>* native = NativeBf16TileKernels();
-      if (native != nullptr && !MultipliesInF32(problem_.shape, q_len_, Count(key_positions))) {
-        return AttendWith(*native, block, key_positions, progress);
-      }
-    }
-    AttendWith(FloatTileKernels(), block, key_positions, progress);
+    WithTileKernels<Storage>(
+        problem_.shape, q_len_, Count(key_positions),
+        [&](const auto& kernels) { AttendWith(kernels, block, key_positions, progress); });
   }
 
   void Finish(TensorView output, TensorView logsumexp) override {
@@ -135,10 +129,7 @@ class TiledForward final : public ShardAttentionForward {
     const int64_t heads = problem_.shape.heads;
     const int64_t batch_heads = problem_.shape.batch * heads;
     for (Buffer& workspace : workspaces_) {
-      const size_t bytes = Walk::WorkspaceBytes(problem_.shape.head_dim);
-      if (workspace.size() < bytes) {
-        workspace = Buffer(context_.meter, MemoryCategory::kWorkspace, bytes);
-      }
+      GrowBuffer(context_.meter, Walk::WorkspaceBytes(problem_.shape.head_dim), workspace);
     }
     std::vector<ProgressCounter> counters;
     counters.reserve(static_cast<size_t>(context_.team.size()));

@@ -12,6 +12,7 @@
 
 #include "dnnl.hpp"
 #include "kernels/convert.h"
+#include "kernels/grow_buffer.h"
 #include "kernels/tile_kernels.h"
 #include "kernels/transpose.h"
 #include "ringwise/error.h"
@@ -153,9 +154,7 @@ class Gemm::Impl {
     if (m == 0) return;
     Thread& mine = threads_[thread];
     Primitive& product = Find(mine, {m, n, k, in == DType::kBF16, out == DType::kBF16, accumulate});
-    if (mine.scratch.size() < product.scratch_bytes) {
-      mine.scratch = Buffer(context.meter, MemoryCategory::kWorkspace, product.scratch_bytes);
-    }
+    GrowBuffer(context.meter, product.scratch_bytes, mine.scratch);
     product.a.set_data_handle(Handle(a));
     product.b.set_data_handle(Handle(b));
     product.c.set_data_handle(c);
@@ -169,7 +168,7 @@ class Gemm::Impl {
                        int64_t row_begin, int64_t rows, int64_t n, int64_t k, bool accumulate) {
     Buffer& wide = threads_[thread].widened;
     const size_t bytes = static_cast<size_t>(kWidenedRows * (n + k)) * sizeof(float);
-    if (wide.size() < bytes) wide = Buffer(context.meter, MemoryCategory::kWorkspace, bytes);
+    GrowBuffer(context.meter, bytes, wide);
     float* left = wide.as<float>();
     float* sums = left + kWidenedRows * k;
     for (int64_t begin = 0; begin < rows; begin += kWidenedRows) {
@@ -369,13 +368,9 @@ void Gemm::AddWeightGradients(ConstTensorView output_gradient, ConstTensorView i
     const size_t bytes = length > 0 ? impl_->RightBytes(length, in, computed) : 0;
     packed_at[slice + 1] = packed_at[slice] + (bytes + 63) / 64 * 64;
   }
-  const auto reserve = [&](Buffer& buffer, size_t bytes) {
-    if (buffer.size() >= bytes) return;
-    buffer = Buffer();
-    buffer = Buffer(impl_->context.meter, MemoryCategory::kWorkspace, bytes);
-  };
-  reserve(impl_->packed_input, packed_at[slices]);
-  reserve(impl_->transposed, static_cast<size_t>(rows * out * element));
+  MemoryMeter& meter = impl_->context.meter;
+  GrowBuffer(meter, packed_at[slices], impl_->packed_input);
+  GrowBuffer(meter, static_cast<size_t>(rows * out * element), impl_->transposed);
 
   const auto prepare = [&]<class T>(int thread, int slice) {
     const Range range = slice_of(slice);
