@@ -66,15 +66,15 @@ class BackwardWalk {
 
   // gradient += dk, dv of `tile` of head group batch * kv_heads + kv_head; `copy` of dq += its
   // part.
-  void Attend(const BackwardBlock<Storage>& block, const GradientBlock& gradient,
+  void Attend(const BackwardBlock<const Storage>& block, const GradientBlock<float>& gradient,
               const RowBlock& tile, int64_t group, QueryGradient& dq, int copy,
               ProgressCounter& progress) const {
     const int64_t batch = group / problem_.shape.kv_heads;
     const int64_t kv_head = group % problem_.shape.kv_heads;
     const int64_t heads = problem_.shape.heads / problem_.shape.kv_heads;
     bool started = false;
-    Rows<Operand> keys;
-    Rows<Operand> values;
+    Rows<const Operand> keys;
+    Rows<const Operand> values;
     for (int64_t head = kv_head * heads; head < (kv_head + 1) * heads; ++head) {
       for (const RowBlock& queries : problem_.query_blocks) {
         if (Classify(problem_.mask, queries.positions, tile.positions) == TileKind::kEmpty)
@@ -94,8 +94,8 @@ class BackwardWalk {
     }
     if (!started) return;
     for (int64_t row = 0; row < tile.count(); ++row) {
-      auto* dk = const_cast<float*>(gradient.Keys(batch, kv_head, tile.begin + row));
-      auto* dv = const_cast<float*>(gradient.Values(batch, kv_head, tile.begin + row));
+      float* dk = gradient.Keys(batch, kv_head, tile.begin + row);
+      float* dv = gradient.Values(batch, kv_head, tile.begin + row);
       const auto scale = static_cast<float>(problem_.scale);
       for (int64_t i = 0; i < head_dim_; ++i) {
         dk[i] += scale * work_.dk[row * padded_head_dim_ + i];
@@ -175,7 +175,7 @@ class BackwardWalk {
     return work;
   }
 
-  void StartTile(Rows<Operand> keys, const RowBlock& tile) const {
+  void StartTile(Rows<const Operand> keys, const RowBlock& tile) const {
     const int64_t stride = TileRows(head_dim_);
     Transpose(keys.data, keys.stride, tile.count(), head_dim_, work_.keys_transposed, stride);
     if (tile.count() % kRowGroup<Operand> != 0) {
@@ -190,8 +190,9 @@ class BackwardWalk {
   void LoadQueries(int64_t batch, int64_t head, const RowBlock& queries) const {
     const auto count = static_cast<int>(queries.count());
     const auto load = [&](const ConstTensorView& view, const QueryOperands& to) {
-      const Rows<Operand> rows = AsOperand(HeadRows<Storage>(view, batch, queries.begin, head),
-                                           count, head_dim_, work_.wide_queries);
+      const Rows<const Operand> rows =
+          AsOperand(HeadRows<const Storage>(view, batch, queries.begin, head), count, head_dim_,
+                    work_.wide_queries);
       for (int p = 0; p * kPanel < count; ++p) {
         kernels_.pack_transposed(rows.data + p * kPanel * rows.stride, rows.stride,
                                  std::min(kPanel, count - p * kPanel), head_dim_, to.transposed[p]);
@@ -229,7 +230,7 @@ class BackwardWalk {
     return view;
   }
 
-  void AttendTile(Rows<Operand> keys, Rows<Operand> values, const RowBlock& tile,
+  void AttendTile(Rows<const Operand> keys, Rows<const Operand> values, const RowBlock& tile,
                   const RowBlock& queries, int64_t batch_head, QueryGradient& dq, int copy) const {
     PanelView panels[kBackwardPanels];
     const auto panel_count = static_cast<int>((queries.count() + kPanel - 1) / kPanel);
@@ -273,7 +274,7 @@ class BackwardWalk {
   }
 
   // Whether every panel that is not wholly visible has finite factors: see AllFinite.
-  bool FiniteWhereHidden(Rows<Operand> keys, const PanelView* panels, const RowBlock& tile,
+  bool FiniteWhereHidden(Rows<const Operand> keys, const PanelView* panels, const RowBlock& tile,
                          const RowBlock& queries) const {
     if (std::none_of(panels, panels + kBackwardPanels,
                      [](const PanelView& view) { return view.visible != nullptr; })) {
@@ -281,7 +282,7 @@ class BackwardWalk {
     }
     for (const Operand* rows : {work_.query.rows, work_.d_output.rows}) {
       const int64_t group = kRowGroup<Operand>;
-      const Rows<Operand> packed{rows, kBackwardQueryBlock * kPanel};
+      const Rows<const Operand> packed{rows, kBackwardQueryBlock * kPanel};
       const int64_t length = RoundUp(queries.count(), group) * kPanel;
       if (!AllFinite(packed, HeadDimPanels(head_dim_), length)) return false;
     }
@@ -289,8 +290,8 @@ class BackwardWalk {
   }
 
   // One panel against the tile, all products over visible pairs alone.
-  void AttendPairs(Rows<Operand> keys, Rows<Operand> values, const PanelView& panel, int p,
-                   const RowBlock& tile, QueryGradient::Panel dq) const {
+  void AttendPairs(Rows<const Operand> keys, Rows<const Operand> values, const PanelView& panel,
+                   int p, const RowBlock& tile, QueryGradient::Panel dq) const {
     const auto tile_end = static_cast<int>(tile.count());
     const auto packed = [&](const QueryOperands& operands, int64_t query, int64_t i) {
       return static_cast<float>(operands.rows[i / kPanel * kBackwardQueryBlock * kPanel +
@@ -321,8 +322,8 @@ class BackwardWalk {
 
   // P and dS of the key rows [step.begin, step.end) of one panel, zero in rows that it does not
   // see.
-  void MakeScoreGradients(Rows<Operand> keys, Rows<Operand> values, const PanelView& panel, int p,
-                          VisibleRows step) const {
+  void MakeScoreGradients(Rows<const Operand> keys, Rows<const Operand> values,
+                          const PanelView& panel, int p, VisibleRows step) const {
     const int begin = std::max(step.begin, panel.rows.begin);
     const int end = std::max(begin, std::min(step.end, panel.rows.end));
     Operand* p_step = work_.p + p * kPanel;

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <type_traits>
 
 #include "attention/tile_operands.h"
 #include "attention/tiling.h"
@@ -17,17 +18,19 @@ inline constexpr int64_t kKeyChunk = 384;
 // The key/value block of forward. Per batch and kv_head:
 //   keys    [kv_len][padded head_dim]: left factor of the scores
 //   values  transposed by chunks of kKeyChunk keys, [head_dim][padded chunk]: left factor of output
-// Padding to an even length, for bf16 alone, is zero: products take pairs.
-template <class Storage>
+// Padding to an even length, for bf16 alone, is zero: products take pairs. `Element` is const where
+// the block is only read.
+template <class Element>
 class ForwardBlock {
  public:
-  static constexpr int64_t kGroup = kRowGroup<Storage>;
+  static constexpr int64_t kGroup = kRowGroup<std::remove_const_t<Element>>;
 
-  ForwardBlock(int64_t kv_len, int64_t kv_heads, int64_t head_dim, const std::byte* bytes = nullptr)
+  ForwardBlock(int64_t kv_len, int64_t kv_heads, int64_t head_dim,
+               BytesOf<Element>* bytes = nullptr)
       : kv_len_(kv_len),
         kv_heads_(kv_heads),
         head_dim_(head_dim),
-        elements_(reinterpret_cast<const Storage*>(bytes)) {}
+        elements_(reinterpret_cast<Element*>(bytes)) {}
 
   int64_t padded_head_dim() const { return RoundUp(head_dim_, kGroup); }
   int64_t HeadElements() const {
@@ -35,11 +38,11 @@ class ForwardBlock {
   }
 
   // Rows of keys from local index `key` on.
-  Rows<Storage> Keys(int64_t batch, int64_t kv_head, int64_t key) const {
+  Rows<Element> Keys(int64_t batch, int64_t kv_head, int64_t key) const {
     return {Head(batch, kv_head) + key * padded_head_dim(), padded_head_dim()};
   }
   // Rows are dimensions, columns keys from local index `key` to the end of its chunk.
-  Rows<Storage> Values(int64_t batch, int64_t kv_head, int64_t key) const {
+  Rows<Element> Values(int64_t batch, int64_t kv_head, int64_t key) const {
     const int64_t begin = key / kKeyChunk * kKeyChunk;
     const int64_t width = RoundUp(std::min(kKeyChunk, kv_len_ - begin), kGroup);
     return {Head(batch, kv_head) + kv_len_ * padded_head_dim() + begin * head_dim_ + key - begin,
@@ -47,14 +50,14 @@ class ForwardBlock {
   }
 
  private:
-  const Storage* Head(int64_t batch, int64_t kv_head) const {
+  Element* Head(int64_t batch, int64_t kv_head) const {
     return elements_ + (batch * kv_heads_ + kv_head) * HeadElements();
   }
 
   int64_t kv_len_;
   int64_t kv_heads_;
   int64_t head_dim_;
-  const Storage* elements_;
+  Element* elements_;
 };
 
 }  // namespace ringwise

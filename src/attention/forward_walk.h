@@ -54,7 +54,7 @@ class ForwardWalk {
   }
 
   // Attends `queries` (at most kForwardQueryBlock) of one head and merges the result into `state`.
-  void Attend(const ForwardBlock<Storage>& block, const std::vector<RowBlock>& key_tiles,
+  void Attend(const ForwardBlock<const Storage>& block, const std::vector<RowBlock>& key_tiles,
               int64_t batch, int64_t head, const RowBlock& queries, const PartialAttention& state,
               ProgressCounter& progress) {
     const int64_t kv_head = head * problem_.shape.kv_heads / problem_.shape.heads;
@@ -65,9 +65,9 @@ class ForwardWalk {
     for (const RowBlock& tile : key_tiles) {
       if (Classify(problem_.mask, queries.positions, tile.positions) == TileKind::kEmpty) continue;
       const auto count = static_cast<int>(tile.count());
-      const Rows<Operand> keys =
+      const Rows<const Operand> keys =
           AsOperand(block.Keys(batch, kv_head, tile.begin), count, head_dim_, work_.wide_keys);
-      const Rows<Operand> values =
+      const Rows<const Operand> values =
           AsOperand(block.Values(batch, kv_head, tile.begin), head_dim_, count, work_.wide_values);
       for (int p = 0; p < panels; ++p) {
         AttendTile(keys, values, tile, Part(queries, p * kPanel, kPanel), work_.panels[p]);
@@ -137,9 +137,9 @@ class ForwardWalk {
 
   void Start(int64_t batch, int64_t head, const RowBlock& queries, Panel& panel) const {
     panel.columns = static_cast<int>(queries.count());
-    const Rows<Operand> rows =
-        AsOperand(HeadRows<Storage>(problem_.query, batch, queries.begin, head), panel.columns,
-                  head_dim_, work_.wide_queries);
+    const Rows<const Operand> rows =
+        AsOperand(HeadRows<const Storage>(problem_.query, batch, queries.begin, head),
+                  panel.columns, head_dim_, work_.wide_queries);
     kernels_.pack_transposed(rows.data, rows.stride, panel.columns, head_dim_, panel.query);
     std::fill_n(panel.output, head_dim_ * kPanel, 0.0f);
     std::fill_n(panel.row_sum, kPanel, 0.0f);
@@ -148,7 +148,7 @@ class ForwardWalk {
     panel.unseen = true;
   }
 
-  void AttendTile(Rows<Operand> keys, Rows<Operand> values, const RowBlock& tile,
+  void AttendTile(Rows<const Operand> keys, Rows<const Operand> values, const RowBlock& tile,
                   const RowBlock& queries, Panel& panel) const {
     const TileKind kind = Classify(problem_.mask, queries.positions, tile.positions);
     if (kind == TileKind::kEmpty) return;
@@ -223,7 +223,7 @@ class ForwardWalk {
 
   // O^T += V^T P^T over key rows [rows.begin, rows.end); probabilities start at row `first`.
   // `careful`: over visible pairs alone.
-  void AddValues(Rows<Operand> values, int first, VisibleRows rows, bool careful,
+  void AddValues(Rows<const Operand> values, int first, VisibleRows rows, bool careful,
                  Panel& panel) const {
     if (rows.begin == rows.end) return;
     if (!careful) {
@@ -251,7 +251,7 @@ class ForwardWalk {
   }
 
   // O^T += V^T P^T of one key row.
-  void AddLastValue(Rows<Operand> values, int first, int row, Panel& panel) const {
+  void AddLastValue(Rows<const Operand> values, int first, int row, Panel& panel) const {
     float p[kPanel];
     for (int column = 0; column < panel.columns; ++column) {
       p[column] = static_cast<float>(

@@ -52,8 +52,8 @@ class TiledBackward final : public ShardAttentionBackward {
   }
 
   int64_t BlockBytes(int64_t kv_len) const override {
-    return problem_.shape.batch * problem_.shape.kv_heads * Block(kv_len).HeadElements() *
-           static_cast<int64_t>(sizeof(Storage));
+    return problem_.shape.batch * problem_.shape.kv_heads *
+           Block<const Storage>(kv_len).HeadElements() * static_cast<int64_t>(sizeof(Storage));
   }
 
   void Pack(ConstTensorView key, ConstTensorView value, const Positions& positions,
@@ -62,7 +62,7 @@ class TiledBackward final : public ShardAttentionBackward {
     const int64_t kv_len = Count(positions);
     CheckKeyValue(key, value, shape, kv_len);
     assert(static_cast<int64_t>(block.size()) == BlockBytes(kv_len));
-    const BackwardBlock<Storage> layout = Block(kv_len, block.data());
+    const BackwardBlock<Storage> layout = Block<Storage>(kv_len, block.data());
     ForEachRow(kv_len, [&](int64_t batch, int64_t row, int64_t head) {
       PackRow(key.at<Storage>(batch, row, head), layout.Keys(batch, head, row));
       PackRow(value.at<Storage>(batch, row, head), layout.Values(batch, head, row));
@@ -101,7 +101,7 @@ class TiledBackward final : public ShardAttentionBackward {
     CheckRows("key gradient", key_gradient, problem_.shape, kv_len, problem_.shape.kv_heads);
     CheckRows("value gradient", value_gradient, problem_.shape, kv_len, problem_.shape.kv_heads);
     assert(static_cast<int64_t>(gradient.size()) == GradientBytes(kv_len));
-    const GradientBlock sums = Gradient(kv_len, gradient.data());
+    const GradientBlock<const float> sums = Gradient<const float>(kv_len, gradient.data());
     ForEachRow(kv_len, [&](int64_t batch, int64_t row, int64_t head) {
       WriteRow(sums.Keys(batch, head, row), key_gradient, batch, row, head);
       WriteRow(sums.Values(batch, head, row), value_gradient, batch, row, head);
@@ -115,10 +115,12 @@ class TiledBackward final : public ShardAttentionBackward {
   }
 
  private:
-  BackwardBlock<Storage> Block(int64_t kv_len, const std::byte* bytes = nullptr) const {
+  template <class Element>
+  BackwardBlock<Element> Block(int64_t kv_len, BytesOf<Element>* bytes = nullptr) const {
     return {kv_len, problem_.shape.kv_heads, problem_.shape.head_dim, bytes};
   }
-  GradientBlock Gradient(int64_t kv_len, const std::byte* bytes) const {
+  template <class Element>
+  GradientBlock<Element> Gradient(int64_t kv_len, BytesOf<Element>* bytes) const {
     return {problem_.shape.batch, problem_.shape.kv_heads, kv_len, problem_.shape.head_dim, bytes};
   }
 
@@ -160,9 +162,8 @@ class TiledBackward final : public ShardAttentionBackward {
   }
 
   void PackRow(const Storage* from, Rows<Storage> row) const {
-    auto* to = const_cast<Storage*>(row.data);
-    std::copy_n(from, problem_.shape.head_dim, to);
-    std::fill(to + problem_.shape.head_dim, to + row.stride, Storage{});
+    std::copy_n(from, problem_.shape.head_dim, row.data);
+    std::fill(row.data + problem_.shape.head_dim, row.data + row.stride, Storage{});
   }
 
   void WriteRow(const float* from, const TensorView& view, int64_t batch, int64_t row,
@@ -179,8 +180,9 @@ class TiledBackward final : public ShardAttentionBackward {
                   const ProgressHook& progress) {
     using Walk = BackwardWalk<Storage, Operand>;
     const int64_t head_dim = problem_.shape.head_dim;
-    const BackwardBlock<Storage> layout = Block(Count(key_positions), block.data());
-    const GradientBlock sums = Gradient(Count(key_positions), gradient.data());
+    const BackwardBlock<const Storage> layout =
+        Block<const Storage>(Count(key_positions), block.data());
+    const GradientBlock<float> sums = Gradient<float>(Count(key_positions), gradient.data());
     const std::vector<RowBlock> tiles =
         CutIntoBlocks(key_positions, Walk::TileRows(head_dim), false);
     const auto tile_count = static_cast<int64_t>(tiles.size());

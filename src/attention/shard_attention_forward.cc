@@ -39,8 +39,8 @@ class TiledForward final : public ShardAttentionForward {
   }
 
   int64_t BlockBytes(int64_t kv_len) const override {
-    return problem_.shape.batch * problem_.shape.kv_heads * Block(kv_len).HeadElements() *
-           static_cast<int64_t>(sizeof(Storage));
+    return problem_.shape.batch * problem_.shape.kv_heads *
+           Block<const Storage>(kv_len).HeadElements() * static_cast<int64_t>(sizeof(Storage));
   }
 
   void Pack(ConstTensorView key, ConstTensorView value, const Positions& positions,
@@ -49,7 +49,7 @@ class TiledForward final : public ShardAttentionForward {
     const int64_t kv_len = Count(positions);
     CheckKeyValue(key, value, shape, kv_len);
     assert(static_cast<int64_t>(block.size()) == BlockBytes(kv_len));
-    const ForwardBlock<Storage> layout = Block(kv_len, block.data());
+    const ForwardBlock<Storage> layout = Block<Storage>(kv_len, block.data());
     const int64_t chunks = (kv_len + kKeyChunk - 1) / kKeyChunk;
     context_.team.ForEach(shape.batch * shape.kv_heads * chunks, [&](int64_t index, int) {
       const int64_t begin = index % chunks * kKeyChunk;
@@ -79,7 +79,8 @@ class TiledForward final : public ShardAttentionForward {
   }
 
  private:
-  ForwardBlock<Storage> Block(int64_t kv_len, const std::byte* bytes = nullptr) const {
+  template <class Element>
+  ForwardBlock<Element> Block(int64_t kv_len, BytesOf<Element>* bytes = nullptr) const {
     return {kv_len, problem_.shape.kv_heads, problem_.shape.head_dim, bytes};
   }
 
@@ -87,17 +88,17 @@ class TiledForward final : public ShardAttentionForward {
                  const ConstTensorView& value, int64_t batch, int64_t head, int64_t begin,
                  int64_t count) const {
     const int64_t head_dim = problem_.shape.head_dim;
-    const Rows<Storage> keys = HeadRows<Storage>(key, batch, begin, head);
+    const Rows<const Storage> keys = HeadRows<const Storage>(key, batch, begin, head);
     const Rows<Storage> packed_keys = layout.Keys(batch, head, begin);
-    auto* to = const_cast<Storage*>(packed_keys.data);
+    Storage* to = packed_keys.data;
     for (int64_t row = 0; row < count; ++row) {
       std::copy_n(keys.data + row * keys.stride, head_dim, to);
       std::fill(to + head_dim, to + packed_keys.stride, Storage{});
       to += packed_keys.stride;
     }
-    const Rows<Storage> values = HeadRows<Storage>(value, batch, begin, head);
+    const Rows<const Storage> values = HeadRows<const Storage>(value, batch, begin, head);
     const Rows<Storage> packed_values = layout.Values(batch, head, begin);
-    to = const_cast<Storage*>(packed_values.data);
+    to = packed_values.data;
     Transpose(values.data, values.stride, count, head_dim, to, packed_values.stride);
     for (int64_t i = 0; count < packed_values.stride && i < head_dim; ++i) {
       to[i * packed_values.stride + count] = Storage{};
@@ -123,7 +124,8 @@ class TiledForward final : public ShardAttentionForward {
   void AttendWith(const TileKernels<Operand>& kernels, std::span<const std::byte> block,
                   const Positions& key_positions, const ProgressHook& progress) {
     using Walk = ForwardWalk<Storage, Operand>;
-    const ForwardBlock<Storage> layout = Block(Count(key_positions), block.data());
+    const ForwardBlock<const Storage> layout =
+        Block<const Storage>(Count(key_positions), block.data());
     const std::vector<RowBlock> key_tiles = CutIntoBlocks(key_positions, kKeyChunk, true);
     const std::vector<int64_t> order = LongestFirst(key_positions);
     const int64_t heads = problem_.shape.heads;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
@@ -16,12 +17,16 @@ namespace ringwise {
 template <class Storage, class Operand>
 inline constexpr bool kWidens = !std::is_same_v<Storage, Operand>;
 
-// A matrix in rows.
+// A matrix in rows, of const elements where it is only read.
 template <class T>
 struct Rows {
-  const T* data = nullptr;
+  T* data = nullptr;
   int64_t stride = 0;
 };
+
+// Memory that holds elements of this type: const if they are.
+template <class Element>
+using BytesOf = std::conditional_t<std::is_const_v<Element>, const std::byte, std::byte>;
 
 inline void Widen(const float* from, int64_t count, float* to) { std::copy_n(from, count, to); }
 inline void Widen(const bf16* from, int64_t count, float* to) {
@@ -30,7 +35,8 @@ inline void Widen(const bf16* from, int64_t count, float* to) {
 
 // The rows as factors: themselves, or widened into `scratch` (`length` apart).
 template <class Operand, class Storage>
-Rows<Operand> AsOperand(Rows<Storage> rows, int64_t count, int64_t length, Operand* scratch) {
+Rows<const Operand> AsOperand(Rows<const Storage> rows, int64_t count, int64_t length,
+                              Operand* scratch) {
   if constexpr (kWidens<Storage, Operand>) {
     for (int64_t row = 0; row < count; ++row) {
       Widen(rows.data + row * rows.stride, length, scratch + row * length);
@@ -44,7 +50,7 @@ Rows<Operand> AsOperand(Rows<Storage> rows, int64_t count, int64_t length, Opera
 // Whether no element is infinite or NaN. Hidden probabilities are 0, and 0 times such an element is
 // NaN: partial tiles that hold one are multiplied pair by visible pair.
 template <class T>
-bool AllFinite(Rows<T> rows, int64_t count, int64_t length) {
+bool AllFinite(Rows<const T> rows, int64_t count, int64_t length) {
   using Bits = std::conditional_t<std::is_same_v<T, float>, uint32_t, uint16_t>;
   constexpr Bits kExponent = std::is_same_v<T, float> ? Bits(0x7f800000u) : Bits(0x7f80u);
   Bits found = 0;
@@ -60,7 +66,7 @@ bool AllFinite(Rows<T> rows, int64_t count, int64_t length) {
 // Rows of one batch and head of a tensor [batch, length, heads, head_dim].
 template <class T>
 Rows<T> HeadRows(const ConstTensorView& view, int64_t batch, int64_t row, int64_t head) {
-  return {view.at<T>(batch, row, head), view.strides[1]};
+  return {view.at<std::remove_const_t<T>>(batch, row, head), view.strides[1]};
 }
 
 // Which columns each key of `keys` is visible from, and the keys between the first and the last
