@@ -15,7 +15,7 @@ void Validate(const ModelConfig& config) {
                {"heads", config.heads},       {"kv_heads", config.kv_heads},
                {"head_dim", config.head_dim}, {"ffn", config.ffn},
                {"vocab", config.vocab},       {"max_positions", config.max_positions}};
-  // Products of two of them are sizes of matrices and must stay far from overflow.
+  // With the bound on all matrices below, every product here and elsewhere is far from overflow.
   constexpr int64_t kLargest = int64_t{1} << 30;
   for (const auto& size : sizes) {
     if (size.value < 1 || size.value > kLargest) {
@@ -31,6 +31,18 @@ void Validate(const ModelConfig& config) {
   if (config.head_dim % 2 != 0 || config.head_dim > kLargestHeadDim) {
     throw UsageError("head_dim must be even and at most 256, got " +
                      std::to_string(config.head_dim));
+  }
+  const auto real = [](int64_t size) { return static_cast<double>(size); };
+  const double parameters =
+      real(config.layers) * real(config.hidden) *
+          (2 * real(config.head_dim) * (real(config.heads) + real(config.kv_heads)) +
+           3 * real(config.ffn)) +
+      real(config.hidden) * real(config.vocab);
+  if (parameters > 0x1p50) {
+    throw UsageError(
+        "hidden, layers, heads, head_dim, ffn and vocab must give at most 2^50 "
+        "parameters, got " +
+        std::to_string(parameters));
   }
   if (!(std::isfinite(config.rope_theta) && config.rope_theta > 0)) {
     throw UsageError("rope_theta must be positive, got " + std::to_string(config.rope_theta));

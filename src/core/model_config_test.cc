@@ -48,6 +48,13 @@ TEST(ModelConfig, ValidateNamesTheField) {
   expect([](ModelConfig& config) { config.kv_heads = 3; }, "4 heads and 3 kv_heads");
   expect([](ModelConfig& config) { config.head_dim = 25; }, "head_dim must be even");
   expect([](ModelConfig& config) { config.head_dim = 258; }, "at most 256");
+  expect(
+      [](ModelConfig& config) {
+        config.hidden = config.heads = int64_t{1} << 30;
+        config.head_dim = 256;
+      },
+      "at most 2^50 parameters");
+  expect([](ModelConfig& config) { config.layers = config.ffn = int64_t{1} << 30; }, "2^50");
   expect([](ModelConfig& config) { config.rope_theta = std::nan(""); }, "rope_theta");
   expect([](ModelConfig& config) { config.rms_norm_eps = -1; }, "rms_norm_eps");
 }

@@ -60,7 +60,9 @@ void SaveModel(Llama& model, const ModelConfig& config, const std::string& folde
 
 std::unique_ptr<Llama> LoadModel(Context& context, const std::string& folder, DType compute) {
   CheckModelFolder(folder);
-  auto model = std::make_unique<Llama>(context, ReadModelConfig(folder), compute);
+  const ModelConfig config = ReadModelConfig(folder);
+  CheckWeights(config, folder);
+  auto model = std::make_unique<Llama>(context, config, compute);
   ReadWeights(model->parameters(), folder);
   model->ParametersChanged();
   return model;

@@ -15,6 +15,7 @@
 #include "formats/file_io.h"
 #include "ringwise/error.h"
 #include "ringwise/safetensors.h"
+#include "transformer/parameters.h"
 
 namespace ringwise {
 namespace {
@@ -90,12 +91,16 @@ bool MayBePassedOver(std::string_view name) {
   return name == "lm_head.weight" || name.ends_with("rotary_emb.inv_freq");
 }
 
+void CheckShape(const std::string& name, const Shape& shape, const std::vector<int64_t>& stored,
+                const std::string& path) {
+  const std::vector<int64_t> expected = Extents(shape);
+  if (stored == expected) return;
+  throw FileError(fmt::format("{}: tensor {} has shape {}, the configuration needs {}", path,
+                              Quoted(name), Shown(stored), Shown(expected)));
+}
+
 void ReadOne(Parameter& parameter, const SafetensorsEntry& entry, const std::string& path) {
-  const std::vector<int64_t> expected = Extents(parameter.value.shape());
-  if (entry.shape != expected) {
-    throw FileError(fmt::format("{}: tensor {} has shape {}, the configuration needs {}", path,
-                                Quoted(parameter.name), Shown(entry.shape), Shown(expected)));
-  }
+  CheckShape(parameter.name, parameter.value.shape(), entry.shape, path);
   float* values = parameter.value.data<float>();
   if (entry.dtype == "F32") {
     if (!entry.bytes.empty()) std::memcpy(values, entry.bytes.data(), entry.bytes.size());
@@ -124,6 +129,26 @@ void WriteWeights(const std::vector<Parameter>& parameters, const std::string& f
   }
   // transformers refuses files that do not say which framework's layout they have.
   WriteSafetensors(fmt::format("{}/{}", folder, kWeights), tensors, {{"format", "pt"}});
+}
+
+void CheckWeights(const ModelConfig& config, const std::string& folder) {
+  struct Stored {
+    std::string path;
+    std::vector<int64_t> shape;
+  };
+  std::map<std::string, Stored> stored;
+  for (const std::string& path : WeightFiles(folder)) {
+    const SafetensorsFile file(path);
+    for (const auto& [name, entry] : file.entries()) stored[name] = {path, entry.shape};
+  }
+  VisitParameters(config, [&](const std::string& name, const Shape& shape) {
+    const auto found = stored.find(name);
+    if (found == stored.end()) {
+      throw FileError(fmt::format("{}: tensor {} is missing: the configuration needs it as {}",
+                                  folder, Quoted(name), shape.ToString()));
+    }
+    CheckShape(name, shape, found->second.shape, found->second.path);
+  });
 }
 
 void ReadWeights(std::vector<Parameter>& parameters, const std::string& folder) {

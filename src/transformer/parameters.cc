@@ -30,32 +30,37 @@ bool WritesToResidual(std::string_view name) {
 
 }  // namespace
 
-std::vector<Parameter> MakeParameters(MemoryMeter& meter, const ModelConfig& config) {
-  std::vector<Parameter> parameters;
-  const auto add = [&](std::string name, Shape shape) {
-    parameters.push_back(
-        {std::move(name), Tensor(meter, MemoryCategory::kParameters, DType::kF32, shape),
-         Tensor(meter, MemoryCategory::kGradients, DType::kF32, shape), shape.rank() > 1});
-  };
+void VisitParameters(
+    const ModelConfig& config,
+    const std::function<void(const std::string& name, const Shape& shape)>& visit) {
   const int64_t hidden = config.hidden;
   const int64_t query_width = config.heads * config.head_dim;
   const int64_t key_width = config.kv_heads * config.head_dim;
-  parameters.reserve(static_cast<size_t>(config.layers * kParametersPerLayer + 3));
-  add("model.embed_tokens.weight", {config.vocab, hidden});
+  visit("model.embed_tokens.weight", {config.vocab, hidden});
   for (int64_t layer = 0; layer < config.layers; ++layer) {
     const std::string prefix = fmt::format("model.layers.{}.", layer);
-    add(prefix + "self_attn.q_proj.weight", {query_width, hidden});
-    add(prefix + "self_attn.k_proj.weight", {key_width, hidden});
-    add(prefix + "self_attn.v_proj.weight", {key_width, hidden});
-    add(prefix + "self_attn.o_proj.weight", {hidden, query_width});
-    add(prefix + "mlp.gate_proj.weight", {config.ffn, hidden});
-    add(prefix + "mlp.up_proj.weight", {config.ffn, hidden});
-    add(prefix + "mlp.down_proj.weight", {hidden, config.ffn});
-    add(prefix + "input_layernorm.weight", {hidden});
-    add(prefix + "post_attention_layernorm.weight", {hidden});
+    visit(prefix + "self_attn.q_proj.weight", {query_width, hidden});
+    visit(prefix + "self_attn.k_proj.weight", {key_width, hidden});
+    visit(prefix + "self_attn.v_proj.weight", {key_width, hidden});
+    visit(prefix + "self_attn.o_proj.weight", {hidden, query_width});
+    visit(prefix + "mlp.gate_proj.weight", {config.ffn, hidden});
+    visit(prefix + "mlp.up_proj.weight", {config.ffn, hidden});
+    visit(prefix + "mlp.down_proj.weight", {hidden, config.ffn});
+    visit(prefix + "input_layernorm.weight", {hidden});
+    visit(prefix + "post_attention_layernorm.weight", {hidden});
   }
-  add("model.norm.weight", {hidden});
-  if (!config.tied_embeddings) add("lm_head.weight", {config.vocab, hidden});
+  visit("model.norm.weight", {hidden});
+  if (!config.tied_embeddings) visit("lm_head.weight", {config.vocab, hidden});
+}
+
+std::vector<Parameter> MakeParameters(MemoryMeter& meter, const ModelConfig& config) {
+  std::vector<Parameter> parameters;
+  parameters.reserve(static_cast<size_t>(config.layers * kParametersPerLayer + 3));
+  VisitParameters(config, [&](const std::string& name, const Shape& shape) {
+    parameters.push_back({name, Tensor(meter, MemoryCategory::kParameters, DType::kF32, shape),
+                          Tensor(meter, MemoryCategory::kGradients, DType::kF32, shape),
+                          shape.rank() > 1});
+  });
   return parameters;
 }
 

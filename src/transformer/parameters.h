@@ -1,13 +1,19 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <string>
 #include <vector>
 
 #include "ringwise/llama.h"
 
 namespace ringwise {
 
-// The parameters of a Llama of this shape, in Hugging Face's order; contents undefined.
+// Calls `visit` with every parameter's name and shape, in Hugging Face's order, making none.
+void VisitParameters(const ModelConfig& config,
+                     const std::function<void(const std::string& name, const Shape& shape)>& visit);
+
+// The parameters of a Llama of this shape, in that order; contents undefined.
 std::vector<Parameter> MakeParameters(MemoryMeter& meter, const ModelConfig& config);
 
 // The parameters of one layer, by what they do, as MakeParameters orders them.
