@@ -50,7 +50,7 @@ struct AttentionProblem {
 double AttentionFlops(const AttentionProblem& problem);
 
 // Checks the problem at a small length against the float64 reference (the bounds of
-// docs/ring-attention.md), then times it: a warm-up, then calls until `min_seconds` have passed, at
+// docs/ring_attention.md), then times it: a warm-up, then calls until `min_seconds` have passed, at
 // least three. Every process of an MPI job calls it; empty on all but the first. Throws UsageError
 // if the shapes or the mesh do not fit, Error if a result is wrong.
 std::optional<BenchmarkResult> BenchmarkAttention(const MeshOptions& mesh, AttentionProblem problem,

@@ -8,9 +8,11 @@
 namespace ringwise {
 
 // How a sequence is cut over the ranks of a ring.
-//   contiguous  rank r holds the r-th part: simple, but under a causal mask the last rank works
-//   most striped     rank r holds positions r, r + R, r + 2R, ...        [arXiv 2311.09431] zigzag
-//   the sequence in 2R parts; rank r holds parts r and 2R - 1 - r
+//
+// - contiguous: rank r holds the r-th part. Under a causal mask the last rank works most.
+// - striped: rank r holds positions r, r + R, r + 2R, ... [arXiv 2311.09431]
+// - zigzag: the sequence in 2R parts, of which rank r holds parts r and 2R - 1 - r.
+//
 // Striped and zigzag balance causal attention. Nothing needs to divide; shards may be empty.
 enum class Layout { kContiguous, kStriped, kZigzag };
 

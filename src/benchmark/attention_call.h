@@ -30,7 +30,7 @@ class AttentionCall {
 };
 
 // Throws Error if the problem's results at a small length are not within the bounds of
-// docs/ring-attention.md of the float64 reference. A collective call over the ring.
+// docs/ring_attention.md of the float64 reference. A collective call over the ring.
 void CheckAttentionProblem(Rank& rank, AttentionProblem problem);
 
 }  // namespace ringwise
