@@ -24,6 +24,9 @@ int32_t SampleToken(std::span<const float> logits, const SamplingOptions& option
     }
   }
   const auto likeliest = std::max_element(logits.begin(), logits.end());
+  if (logits.empty() || *likeliest == -std::numeric_limits<float>::infinity()) {
+    throw Error("the model's logits are all minus infinity: its weights are broken, or overflowed");
+  }
   if (options.temperature == 0) return static_cast<int32_t>(likeliest - logits.begin());
 
   std::vector<int32_t> tokens(logits.size());

@@ -59,6 +59,7 @@ TEST(Sampler, SeedAndIndexDecide) {
 TEST(Sampler, BrokenLogits) {
   EXPECT_THROW(SampleToken(std::vector<float>{0, NAN}, {}, 0), Error);
   EXPECT_THROW(SampleToken(std::vector<float>{INFINITY, 0}, {}, 0), Error);
+  EXPECT_THROW(SampleToken(std::vector<float>{-INFINITY, -INFINITY}, {.temperature = 1}, 0), Error);
 }
 
 }  // namespace
