@@ -1,19 +1,18 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <cerrno>
 #include <cstring>
-#include <fstream>
 #include <memory>
 #include <mutex>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "cli/attention_options.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
+#include "formats/file_io.h"
 #include "ringwise/error.h"
 #include "ringwise/launch.h"
 #include "ringwise/safetensors.h"
@@ -37,15 +36,29 @@ DType FileDType(const std::string& name, const SafetensorsEntry& entry) {
   throw ShapeError(fmt::format("tensor '{}' must be F32 or BF16, found {}", name, entry.dtype));
 }
 
+// Work grows with every extent, and a tensor without elements can claim any in a small file: one
+// may be empty for its length alone, and its other extents then stay small.
+void CheckExtents(const std::string& name, const std::vector<int64_t>& shape) {
+  if (shape.size() != 4) {
+    throw ShapeError(
+        fmt::format("tensor '{}' must be [batch, length, heads, head_dim], found {} extents", name,
+                    shape.size()));
+  }
+  constexpr double kMostOfEmpty = 1 << 24;
+  double row = 1;
+  for (const size_t axis : {0, 2, 3}) row *= static_cast<double>(shape[axis]);
+  if (row == 0 || (shape[1] == 0 && row > kMostOfEmpty)) {
+    throw ShapeError(
+        fmt::format("tensor '{}' [{}, {}, {}, {}]: batch, heads and head_dim must be 1 or more, "
+                    "and their product at most 2^24 where the length is 0",
+                    name, shape[0], shape[1], shape[2], shape[3]));
+  }
+}
+
 // The tensor in type `dtype`. The file's bytes need not be aligned.
 Tensor Load(MemoryMeter& meter, const std::string& name, const SafetensorsEntry& entry,
             DType dtype) {
-  if (entry.shape.size() != 4) {
-    throw ShapeError(
-        fmt::format("tensor '{}' must be [batch, length, heads, head_dim], found {} "
-                    "extents",
-                    name, entry.shape.size()));
-  }
+  CheckExtents(name, entry.shape);
   Tensor tensor(meter, MemoryCategory::kActivations, dtype,
                 {entry.shape[0], entry.shape[1], entry.shape[2], entry.shape[3]});
   DispatchDType(FileDType(name, entry), [&]<class From>(From) {
@@ -77,8 +90,8 @@ class Inputs {
     for (const auto& [name, entry] : file.entries()) {
       if (name != "q" && name != "k" && name != "v" && name != "dout") {
         throw ShapeError(
-            fmt::format("tensor '{}' in {} is not known: expected q, k, v and perhaps dout", name,
-                        flags.inputs));
+            fmt::format("tensor {} in {} is not known: expected q, k, v and perhaps dout",
+                        Quoted(name), flags.inputs));
       }
       if (entry.dtype != file.at("q").dtype) {
         throw ShapeError(fmt::format("tensor '{}' is {}, but 'q' is {}: all must have one type",
@@ -106,42 +119,12 @@ class Inputs {
       ExpectShape("dout", output_gradient_, q, "as q");
       whole_.output_gradient = output_gradient_.view();
     }
-    if (!flags.options.empty()) ReadOptions(flags.options);
+    if (!flags.options.empty()) ReadAttentionOptions(flags.options, whole_);
   }
 
   const WholeAttention& whole() const { return whole_; }
 
  private:
-  void ReadOptions(const std::string& path) {
-    std::ifstream stream(path);
-    if (!stream) throw FileError(fmt::format("cannot read {}: {}", path, std::strerror(errno)));
-    const nlohmann::json options = nlohmann::json::parse(stream, nullptr, false);
-    if (!options.is_object()) {
-      throw FileError(fmt::format("{} is not a JSON object such as {{\"causal\": true}}", path));
-    }
-    const auto expect = [&](const std::string& key, bool right, const char* what) {
-      if (right) return;
-      throw UsageError(fmt::format("option '{}' in {} must be {}, found {}", key, path, what,
-                                   options[key].dump()));
-    };
-    for (const auto& [key, value] : options.items()) {
-      if (key == "causal") {
-        expect(key, value.is_boolean(), "true or false");
-        whole_.mask.causal = value.get<bool>();
-      } else if (key == "scale") {
-        expect(key, value.is_number() || value.is_null(), "a number");
-        if (!value.is_null()) whole_.scale = value.get<double>();
-      } else if (key == "query_offset") {
-        expect(key, value.is_number_integer() || value.is_null(), "a whole number");
-        if (!value.is_null()) whole_.query_offset = value.get<int64_t>();
-      } else {
-        const auto nearest = NearestName(key, {"causal", "scale", "query_offset"});
-        throw UsageError(fmt::format("option '{}' in {} is not known{}", key, path,
-                                     nearest ? fmt::format("; did you mean '{}'?", *nearest) : ""));
-      }
-    }
-  }
-
   MemoryMeter meter_;
   Tensor query_, key_, value_, output_gradient_;
   WholeAttention whole_;
@@ -209,7 +192,7 @@ void AddAttention(CLI::App& app) {
                    "Ranks along the sequence; 0: all of mpirun's, else 1")
       ->capture_default_str()
       ->type_name("N")
-      ->check(CLI::NonNegativeNumber);
+      ->check(AtLeastZero());
   AddLayoutFlag(*command, flags->layout);
   command->add_option("--dtype", flags->dtype, "f32 or bf16: to compute with; default: the file's")
       ->type_name("TYPE")
@@ -219,7 +202,7 @@ void AddAttention(CLI::App& app) {
                    "Threads a rank; 0: the cores this job may use, over the ranks on this host")
       ->capture_default_str()
       ->type_name("N")
-      ->check(CLI::NonNegativeNumber);
+      ->check(AtLeastZero());
   AddConfigFlag(*command);
   command->callback([flags] { RunAttention(*flags); });
 }

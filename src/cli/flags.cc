@@ -4,6 +4,8 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <numeric>
 
@@ -95,9 +97,17 @@ void CheckFlags(const CLI::App& command, const std::string& path,
   }
 }
 
-// The check without its name in the help, where it would stand beside the unit.
-CLI::Validator Unnamed(const CLI::Validator& check) {
-  return CLI::Validator(check).description("");
+// A check of the number alone: what is none is left to the conversion, which says so.
+template <class Accepts>
+CLI::Validator NumberCheck(const char* expected, const Accepts& accepts) {
+  return {[expected, accepts](const std::string& text) {
+            char* end = nullptr;
+            const double value = std::strtod(text.c_str(), &end);
+            const bool number = end != text.c_str() && *end == '\0';
+            if (!number || (std::isfinite(value) && accepts(value))) return std::string();
+            return fmt::format("must be {}, found {}", expected, text);
+          },
+          ""};
 }
 
 // Appends the file's keys as --key=value, except those that `args` already has.
@@ -109,6 +119,11 @@ void AppendConfig(const CLI::App& command, const std::string& path,
     if (std::find(known.begin(), known.end(), entry.key) == known.end()) {
       throw UsageError(fmt::format("{}:{}: unknown key '{}'{}", path, entry.line, entry.key,
                                    Suggestion(entry.key, known)));
+    }
+    if (entry.key == "config") {
+      throw UsageError(fmt::format(
+          "{}:{}: a configuration file cannot name another: give --config on the command line",
+          path, entry.line));
     }
     const bool given = std::any_of(args.begin(), args.end(), [&](const std::string& arg) {
       return FlagName(arg) == entry.key;
@@ -180,31 +195,39 @@ std::vector<std::string> ExpandConfig(const CLI::App& app, const std::vector<std
   return expanded;
 }
 
+CLI::Validator AtLeastZero() {
+  return NumberCheck("0 or more", [](double value) { return value >= 0; });
+}
+
+CLI::Validator AboveZero() {
+  return NumberCheck("above 0", [](double value) { return value > 0; });
+}
+
 void AddMeshFlags(CLI::App& command, MeshOptions& mesh) {
   command
       .add_option("--ring", mesh.ring,
                   "Ranks along the sequence; 0: those left of mpirun's by --data-parallel, else 1")
       ->capture_default_str()
       ->type_name("N")
-      ->check(Unnamed(CLI::NonNegativeNumber));
+      ->check(AtLeastZero());
   command
       .add_option("--data-parallel", mesh.data_parallel,
                   "Groups of ranks that see different sequences; 0: what is left, else 1")
       ->capture_default_str()
       ->type_name("N")
-      ->check(Unnamed(CLI::NonNegativeNumber));
+      ->check(AtLeastZero());
   command
       .add_option("--threads", mesh.threads,
                   "Threads a rank; 0: the cores this job may use, over the ranks on this host")
       ->capture_default_str()
       ->type_name("N")
-      ->check(Unnamed(CLI::NonNegativeNumber));
+      ->check(AtLeastZero());
   command
       .add_option("--timeout", mesh.timeout_seconds,
                   "Seconds of silence after which a rank that is waited for has failed")
       ->capture_default_str()
       ->type_name("SECONDS")
-      ->check(Unnamed(CLI::PositiveNumber));
+      ->check(AboveZero());
 }
 
 void AddLayoutFlag(CLI::App& command, Layout& layout) {
@@ -234,11 +257,14 @@ void AddContextFlag(CLI::App& command, int64_t& context, const std::string& mean
   command.add_option("--context", context, meaning)
       ->capture_default_str()
       ->type_name("TOKENS")
-      ->check(Unnamed(CLI::PositiveNumber));
+      ->check(AboveZero());
 }
 
 void AddSeedFlag(CLI::App& command, uint64_t& seed, const std::string& meaning) {
-  command.add_option("--seed", seed, meaning)->capture_default_str()->type_name("N");
+  command.add_option("--seed", seed, meaning)
+      ->capture_default_str()
+      ->type_name("N")
+      ->check(AtLeastZero());  // the conversion would take -1 for the largest number
 }
 
 void AddJsonFlag(CLI::App& command, bool& json) {

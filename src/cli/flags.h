@@ -11,7 +11,7 @@
 
 namespace CLI {
 class App;
-class Option;
+class Validator;
 }  // namespace CLI
 
 // The flags that subcommands share, so that one name means one thing with one default everywhere.
@@ -30,6 +30,10 @@ void AddSeedFlag(CLI::App& command, uint64_t& seed, const std::string& meaning);
 void AddJsonFlag(CLI::App& command, bool& json);
 // --config FILE. Its keys are the subcommand's flags without the dashes; see ExpandConfig.
 void AddConfigFlag(CLI::App& command);
+
+// Checks of a number, finite: "must be 0 or more, found -1".
+CLI::Validator AtLeastZero();
+CLI::Validator AboveZero();
 
 // The candidate within a few edits of `name`, or none if all are far from it.
 std::optional<std::string> NearestName(const std::string& name,

@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <cctype>
-#include <fstream>
-#include <sstream>
+#include <string_view>
 
+#include "formats/file_io.h"
 #include "ringwise/error.h"
 
 namespace ringwise {
@@ -146,12 +146,7 @@ std::vector<TomlEntry> ParseToml(const std::string& text, const std::string& nam
 }
 
 std::vector<TomlEntry> ReadToml(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  if (!file || !(text << file.rdbuf())) {
-    throw FileError(fmt::format("cannot read the configuration {}", path));
-  }
-  return ParseToml(text.str(), path);
+  return ParseToml(ReadTextFile(path), path);
 }
 
 }  // namespace ringwise

@@ -14,7 +14,7 @@ struct TomlEntry {
 };
 
 // The part of TOML that configuration files need: keys with strings, numbers, booleans and arrays
-// of them, on one line or several; comments. No tables. Throws FileError (missing) or UsageError
+// of them, on one line or several; comments. No tables. Throws FileError (unreadable) or UsageError
 // naming the file and the line.
 std::vector<TomlEntry> ReadToml(const std::string& path);
 std::vector<TomlEntry> ParseToml(const std::string& text, const std::string& name);

@@ -62,10 +62,24 @@ void MappedFile::CheckNotShrunk() const {
 }
 
 FileWriter::FileWriter(const std::string& path) : path_(path) {
-  descriptor_ = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  // Non-blocking, or a named pipe would hang here until someone reads from it; without a reader it
+  // gives ENXIO instead.
+  descriptor_ = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NONBLOCK, 0666);
+  struct stat status {};
+  std::string reason;
   if (descriptor_ < 0) {
-    throw FileError(fmt::format("{}: cannot write: {}", path, SystemReason(errno)));
+    reason = errno == ENXIO ? "not a regular file" : SystemReason(errno);
+  } else if (fstat(descriptor_, &status) != 0) {
+    reason = SystemReason(errno);
+  } else if (!S_ISREG(status.st_mode) && !S_ISCHR(status.st_mode)) {
+    reason = "not a regular file";
+  } else if (fcntl(descriptor_, F_SETFL, 0) != 0) {  // a terminal would refuse bytes while busy
+    reason = SystemReason(errno);
+  } else {
+    return;
   }
+  if (descriptor_ >= 0) close(descriptor_);
+  throw FileError(fmt::format("{}: cannot write: {}", path, reason));
 }
 
 FileWriter::~FileWriter() {

@@ -30,8 +30,8 @@ class MappedFile {
   size_t size_ = 0;
 };
 
-// A file written from its start, replacing what was there. Throws FileError with the system's
-// reason (no space left, ...).
+// A regular file or character device written from its start, replacing what was there. Throws
+// FileError with the system's reason (no space left, ...), and for a folder or a named pipe.
 class FileWriter {
  public:
   explicit FileWriter(const std::string& path);
