@@ -187,6 +187,14 @@ class Generate(support.TestCase):
         refused(2, ["--model", folder, "--prompt", "a", "--prompt-file", folder], "--prompt")
         refused(2, ["--model", folder, *prompt, "--temperature", "-1"], "--temperature")
         refused(2, ["--model", folder, *prompt, "--top-k", "many"], "--top-k")
+        refused(2, ["--model", folder, *prompt, "--seed", "-1"], "--seed", "0 or more, found -1")
+        refused(1, ["--model", folder, "--prompt-file", ""], "cannot open")
+        toml = self.folder / "config.toml"
+        toml.write_text('config = "other.toml"')
+        refused(2, ["--model", folder, *prompt, "--config", toml], "cannot name another")
+        refused(1, ["--model", folder, *prompt, "--config", self.folder], "folder")
+        toml.write_text("")  # legal, and says nothing
+        refused(2, ["--config", toml, *prompt], "--model")
         refused(2, ["--model", folder, *prompt, "--topk", "3"], "did you mean '--top-k'")
         weights = folder / "model.safetensors"
         whole = weights.read_bytes()
@@ -203,9 +211,31 @@ class Generate(support.TestCase):
         (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
         refused(1, ["--model", folder, *prompt], "unexpected tensor 'model.layers.2.")
         (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 96}))
-        refused(1, ["--model", folder, *prompt], "has shape [64, 112], the configuration needs")
+        refused(1, ["--model", folder, *prompt], "has shape [", "112", "96", "configuration needs")
+        # Refused by the file's shapes, before memory is taken for what the configuration claims.
+        claims = {**config, "hidden_size": 2**20, "intermediate_size": 2**20}
+        (folder / "config.json").write_text(json.dumps(claims))
+        refused(1, ["--model", folder, *prompt], "has shape [257, 64], the configuration needs")
+        (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2**30}))
+        refused(1, ["--model", folder, *prompt], "'model.layers.3.", "missing")
         make_model(self.folder / "small", vocab_size=100, bos_token_id=1, eos_token_id=2)
         refused(2, ["--model", self.folder / "small", *prompt], "vocabulary of 100")
+
+    def test_text_that_cannot_be_written_is_an_error(self):
+        make_model(self.folder / "model")
+        generate_some = ["generate", "--model", self.folder / "model", "--prompt", "a"]
+        for arguments, reason in (
+            ([*generate_some, "--max-tokens", 3], "No space left"),
+            (["info"], "No space left"),
+            (["--version"], "cannot write"),
+        ):
+            with open("/dev/full", "wb") as full:
+                result = subprocess.run(
+                    support.command("ringwise", *arguments),
+                    stdout=full, stderr=subprocess.PIPE, text=True,
+                    env=support.environment(), timeout=300, check=False,
+                )
+            self.assert_one_line_error(result, 1, "stdout", reason)
 
 
 def reference_loss(model, tokens, context):
@@ -288,8 +318,18 @@ class Eval(support.TestCase):
         refused(1, ["--model", folder, "--data", absent], "absent", "No such file")
         refused(1, ["--model", folder, "--data", binary], "no text", "1 binary")
         refused(2, ["--model", folder], "--data")
-        refused(2, ["--model", folder, "--data", text, "--context", 0], "--context")
+        refused(2, ["--model", folder, "--data", text, "--context", 0], "above 0, found 0")
         refused(2, ["--model", folder, "--data", text, "--layout", "round"], "zigzag")
+
+    def test_a_broken_model_is_an_error(self):
+        model = make_model(self.folder / "model")
+        with torch.no_grad():
+            model.model.norm.weight[0] = math.nan
+        model.save_pretrained(self.folder / "model")
+        text = self.folder / "text"
+        text.write_bytes(b"some text")
+        result = support.ringwise("eval", "--model", self.folder / "model", "--data", text)
+        self.assert_one_line_error(result, 1, self.folder / "model", "not finite")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ struct ExitWith {
   int code = 0;
 };
 
+// Throws Error with the system's reason (errno) why stdout took no more.
+[[noreturn]] void ThrowStdoutFailed();
+
 // One a subcommand, each in its own file: adds the subcommand, its flags and what it runs.
 void AddAttention(CLI::App& app);
 void AddBench(CLI::App& app);

@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <cmath>
 #include <cstdio>
 #include <memory>
 #include <mutex>
@@ -12,6 +13,7 @@
 #include "cli/commands.h"
 #include "cli/flags.h"
 #include "ringwise/corpus.h"
+#include "ringwise/error.h"
 #include "ringwise/evaluate.h"
 #include "ringwise/model_folder.h"
 
@@ -70,6 +72,12 @@ void RunEval(const EvalFlags& flags) {
     }
     const TokenStream& stream = flags.heldout > 0 ? corpus->heldout() : corpus->train();
     const Evaluation evaluation = Evaluate(rank, *model, stream, options);
+    if (!std::isfinite(evaluation.loss)) {
+      throw Error(
+          fmt::format("{}: the loss is {}, not finite: the model's weights are broken, or "
+                      "overflow in {}; try --dtype f32",
+                      flags.model, evaluation.loss, flags.dtype));
+    }
     if (rank.world.rank() == 0) Report(flags, options.context, evaluation);
   });
 }
@@ -101,7 +109,7 @@ void AddEval(CLI::App& app) {
   command->add_option("--max-tokens", flags->max_tokens, "Stop after so many tokens; 0: no limit")
       ->capture_default_str()
       ->type_name("N")
-      ->check(CLI::NonNegativeNumber);
+      ->check(AtLeastZero());
   AddMeshFlags(*command, flags->mesh);
   AddLayoutFlag(*command, flags->layout);
   AddDTypeFlag(*command, flags->dtype);

@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,7 +21,7 @@ namespace {
 struct GenerateFlags {
   std::string model;
   std::string prompt;
-  std::string prompt_file;
+  std::optional<std::string> prompt_file;
   GenerateOptions options;
   std::string dtype = "auto";
   MeshOptions mesh;
@@ -52,12 +53,12 @@ void RunGenerate(const GenerateFlags& flags) {
           flags.model, config.vocab, kByteVocab));
     }
     const std::vector<int32_t> prompt =
-        flags.prompt_file.empty() ? ByteTokens(flags.prompt) : ReadByteTokens(flags.prompt_file);
+        flags.prompt_file ? ReadByteTokens(*flags.prompt_file) : ByteTokens(flags.prompt);
     if (leads) WarnOfLength(config, static_cast<int64_t>(prompt.size()) + options.max_tokens);
     const GenerateFigures figures = Generate(rank, *model, prompt, options, [](int32_t token) {
       if (token > 255) return;  // of a larger vocabulary, and no byte
-      std::fputc(token, stdout);
-      std::fflush(stdout);  // the text appears as it is made
+      // Flushed, so that the text appears as it is made.
+      if (std::fputc(token, stdout) == EOF || std::fflush(stdout) != 0) ThrowStdoutFailed();
     });
     if (!leads) return;
     fmt::print(stderr, "\nprompt: {} tokens, {:.1f} tokens/s; new: {} tokens, {:.1f} tokens/s\n",
@@ -85,17 +86,17 @@ void AddGenerate(CLI::App& app) {
   command->add_option("--max-tokens", options.max_tokens, "New tokens (bytes) at most")
       ->capture_default_str()
       ->type_name("N")
-      ->check(CLI::NonNegativeNumber);
+      ->check(AtLeastZero());
   command
       ->add_option("--temperature", options.temperature,
                    "Divides the logits; 0: always the likeliest token")
       ->capture_default_str()
       ->type_name("X")
-      ->check(CLI::NonNegativeNumber);
+      ->check(AtLeastZero());
   command->add_option("--top-k", options.top_k, "Sample among the N likeliest tokens; 0: all")
       ->capture_default_str()
       ->type_name("N")
-      ->check(CLI::NonNegativeNumber);
+      ->check(AtLeastZero());
   AddSeedFlag(*command, options.seed, "Seed of the sampling: the same text for any ring");
   AddMeshFlags(*command, flags->mesh);
   AddLayoutFlag(*command, options.layout);
