@@ -59,6 +59,9 @@ class Corpus {
   int64_t binary_files_skipped() const;
   int64_t unreadable_files_skipped() const;
   int64_t bytes() const;
+  // Of the documents in their order (names, sizes, their first 8 KiB and a page of their middle and
+  // end) and of the split: where it differs, sequences would be other text.
+  uint64_t fingerprint() const;
 
  private:
   class Impl;

@@ -37,17 +37,34 @@ std::string Shown(const std::vector<std::string>& paths) {
          (paths.size() > 1 ? fmt::format(" and {} other paths", paths.size() - 1) : "");
 }
 
-std::vector<Document> ShuffledDocuments(const std::vector<TextFile>& files, uint64_t seed) {
+std::vector<TextFile> Shuffled(std::vector<TextFile> files, uint64_t seed) {
   std::vector<std::pair<uint64_t, size_t>> order;
   order.reserve(files.size());
   for (size_t i = 0; i < files.size(); ++i) order.emplace_back(ShuffleKey(seed, files[i].name), i);
   std::sort(order.begin(), order.end());
+  std::vector<TextFile> shuffled;
+  shuffled.reserve(files.size());
+  for (const auto& [key, index] : order) shuffled.push_back(std::move(files[index]));
+  return shuffled;
+}
+
+std::vector<Document> Documents(const std::vector<TextFile>& files) {
   std::vector<Document> documents;
   documents.reserve(files.size());
-  for (const auto& [key, index] : order) {
-    documents.push_back({files[index].path, 0, files[index].bytes});
-  }
+  for (const TextFile& file : files) documents.push_back({file.path, 0, file.bytes});
   return documents;
+}
+
+uint64_t Fingerprint(const std::vector<TextFile>& files, int64_t heldout_tokens) {
+  auto hash = static_cast<uint64_t>(heldout_tokens);
+  for (const TextFile& file : files) {
+    for (const uint64_t part :
+         {ShuffleKey(0, file.name), static_cast<uint64_t>(file.bytes), file.sample_hash}) {
+      hash = (hash ^ part) * 0x9E3779B97F4A7C15;
+      hash ^= hash >> 32;
+    }
+  }
+  return hash;
 }
 
 // Moves the held-out documents out of `documents`.
@@ -76,7 +93,7 @@ class Corpus::Impl {
       throw UsageError(fmt::format("the held-out fraction must be at least 0 and below 1, got {}",
                                    options.heldout_fraction));
     }
-    const FileList list = ListTextFiles(options.paths);
+    FileList list = ListTextFiles(options.paths);
     if (list.files.empty()) {
       throw FileError(fmt::format(
           "no text in {}: {} binary and {} unreadable files were skipped; give files or folders "
@@ -87,11 +104,13 @@ class Corpus::Impl {
     binary_skipped_ = list.binary_skipped;
     unreadable_skipped_ = list.unreadable_skipped;
     for (const TextFile& file : list.files) bytes_ += file.bytes;
-    std::vector<Document> documents = ShuffledDocuments(list.files, options.seed);
+    const std::vector<TextFile> files = Shuffled(std::move(list.files), options.seed);
+    std::vector<Document> documents = Documents(files);
     std::vector<Document> heldout = TakeHeldout(documents, options.heldout_fraction);
     const auto maps = std::make_shared<MapCache>(kOpenMaps);
     train_ = std::make_unique<FileTokenStream>(std::move(documents), maps);
     heldout_ = std::make_unique<FileTokenStream>(std::move(heldout), maps);
+    fingerprint_ = Fingerprint(files, heldout_->tokens());
   }
 
   std::unique_ptr<FileTokenStream> train_;
@@ -100,6 +119,7 @@ class Corpus::Impl {
   int64_t binary_skipped_ = 0;
   int64_t unreadable_skipped_ = 0;
   int64_t bytes_ = 0;
+  uint64_t fingerprint_ = 0;
 };
 
 Corpus::Corpus(const CorpusOptions& options) : impl_(std::make_unique<Impl>(options)) {}
@@ -110,5 +130,6 @@ int64_t Corpus::files() const { return impl_->files_; }
 int64_t Corpus::binary_files_skipped() const { return impl_->binary_skipped_; }
 int64_t Corpus::unreadable_files_skipped() const { return impl_->unreadable_skipped_; }
 int64_t Corpus::bytes() const { return impl_->bytes_; }
+uint64_t Corpus::fingerprint() const { return impl_->fingerprint_; }
 
 }  // namespace ringwise

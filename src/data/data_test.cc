@@ -188,6 +188,31 @@ TEST_F(DataTest, SplitDependsOnSeedAndNamesAlone) {
   EXPECT_EQ(after.erase(added, 4), before);
 }
 
+TEST_F(DataTest, TheFingerprintSeesOtherNamesSizesBytesAndSplits) {
+  for (int i = 0; i < 20; ++i) Write(fmt::format("text/{}", i), std::string(100 + i, 'a'));
+  Write("text/long", std::string(100000, 'a'));
+  const auto fingerprint = [&](const char* folder, double heldout = 0.1, uint64_t seed = 1) {
+    return Corpus({.paths = {Path(folder)}, .heldout_fraction = heldout, .seed = seed})
+        .fingerprint();
+  };
+  const uint64_t first = fingerprint("text");
+  EXPECT_EQ(fingerprint("text"), first);
+  fs::copy(Path("text"), Path("moved"), fs::copy_options::recursive);
+  EXPECT_EQ(fingerprint("moved"), first);
+  EXPECT_NE(fingerprint("text", 0.2), first);
+  EXPECT_NE(fingerprint("text", 0.1, 2), first);
+  for (const int64_t at : {0, 8000, 50000, 99999}) {
+    std::string changed(100000, 'a');
+    changed[static_cast<size_t>(at)] = 'b';
+    Write("moved/long", changed);
+    EXPECT_NE(fingerprint("moved"), first) << at;
+  }
+  Write("moved/long", std::string(100000, 'a'));
+  EXPECT_EQ(fingerprint("moved"), first);
+  fs::rename(Path("moved/3"), Path("moved/33"));
+  EXPECT_NE(fingerprint("moved"), first);
+}
+
 TEST_F(DataTest, FewDocuments) {
   Write("a", "0123456789");
   const Corpus one({.paths = {Path()}, .heldout_fraction = 0.2});

@@ -8,10 +8,10 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <optional>
 #include <set>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -22,15 +22,40 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Whether the file's first bytes look like text; nothing if it cannot be read.
-std::optional<bool> LooksLikeText(const std::string& path) {
+struct FileSample {
+  bool text = false;  // its first bytes look like it
+  uint64_t hash = 0;
+};
+
+uint64_t HashBytes(std::string_view bytes, uint64_t hash) {
+  for (const char c : bytes) {  // FNV-1a
+    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3;
+  }
+  return hash;
+}
+
+// Nothing if the file cannot be read.
+std::optional<FileSample> Sample(const std::string& path, int64_t bytes) {
   const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (descriptor < 0) return std::nullopt;
   std::array<char, 8192> head;
   const ssize_t count = read(descriptor, head.data(), head.size());
+  if (count < 0) {
+    close(descriptor);
+    return std::nullopt;
+  }
+  const std::string_view start(head.data(), static_cast<size_t>(count));
+  FileSample sample{.text = start.find('\0') == std::string_view::npos,
+                    .hash = HashBytes(start, 0xCBF29CE484222325)};
+  constexpr int64_t kPage = 4096;
+  for (const int64_t begin : {bytes / 2, bytes - kPage}) {
+    if (!sample.text || begin < static_cast<int64_t>(head.size())) continue;
+    std::array<char, kPage> page;
+    const ssize_t got = pread(descriptor, page.data(), page.size(), begin);
+    if (got > 0) sample.hash = HashBytes({page.data(), static_cast<size_t>(got)}, sample.hash);
+  }
   close(descriptor);
-  if (count < 0) return std::nullopt;
-  return std::memchr(head.data(), 0, static_cast<size_t>(count)) == nullptr;
+  return sample;
 }
 
 class Walk {
@@ -63,13 +88,14 @@ class Walk {
       return;
     }
     if (status.st_size == 0) return;
-    const std::optional<bool> text = LooksLikeText(path);
-    if (!text) {
+    const auto bytes = static_cast<int64_t>(status.st_size);
+    const std::optional<FileSample> sample = Sample(path, bytes);
+    if (!sample) {
       ++list_.unreadable_skipped;
-    } else if (!*text) {
+    } else if (!sample->text) {
       ++list_.binary_skipped;
     } else {
-      list_.files.push_back({path, name, static_cast<int64_t>(status.st_size)});
+      list_.files.push_back({path, name, bytes, sample->hash});
     }
   }
 

@@ -10,6 +10,7 @@ struct TextFile {
   std::string path;
   std::string name;  // relative to the folder it was found in: the same wherever that folder lies
   int64_t bytes = 0;
+  uint64_t sample_hash = 0;  // of its first 8 KiB, and of 4 KiB in its middle and at its end
 };
 
 struct FileList {
