@@ -255,8 +255,9 @@ class Resume(TrainTestCase):
         self.assertEqual([record.get("final", False) for record in found], [False] * 8 + [True])
         whole = self.train("whole", steps=9, warmup=0, learning_rate_floor=1)
         self.assertEqual(losses(run), losses(whole))
-        self.resume(run)  # nothing left to do is no error
-        self.assertEqual(len(records(run)), 9)
+        before = (run / "metrics.jsonl").read_bytes()
+        self.resume(run)  # nothing left to do is no error, and changes nothing
+        self.assertEqual((run / "metrics.jsonl").read_bytes(), before)
 
     def test_max_seconds_saves_and_says_how_to_go_on(self):
         run = self.train("limited", steps=1000000, max_seconds=1)
@@ -362,15 +363,23 @@ class BadInput(TrainTestCase):
         self.result = support.ringwise("train", *arguments, **options)
 
     def test_flags(self):
-        self.refuse(2, "kv_heads", heads=5)
-        self.refuse(2, "head", head_dim=7)
+        self.refuse(2, "--heads", "--kv-heads", heads=5)
+        self.refuse(2, "--head-dim", head_dim=7)
         self.refuse(2, "--batch", batch=0)
         self.refuse(2, "layout", "zigzga", layout="zigzga")
         self.refuse(2, "--recompute", recompute="all")
         self.refuse(2, "--context-schedule", context_schedule="64-5")
         self.refuse(2, "--max-seconds", context_schedule="64:50%,128:50%", steps=None)
         self.refuse(2, "--vocab", vocab=100)
-        self.refuse(2, "--steps", steps="many")
+        self.refuse(2, "--steps", "whole number", "many", steps="many")
+        self.run_train("--steps", 5, "--data", self.text, "--steps=6")
+        self.assert_error(2, "--steps is given twice")
+        self.run_train("--data", "-- x", "--out", self.folder / "out")  # a value, not a flag
+        self.assert_error(1, "-- x: cannot read")
+        self.run_train("--data", "[x]", "--out", self.folder / "out")  # a path, not a list
+        self.assert_error(1, "[x]: cannot read")
+        self.run_train("--init", self.text, "--hidden", 64)
+        self.assert_error(2, "--hidden contradicts --init")
         self.refuse(2, "--learning-rate", "did you mean", learning_rat=1)
         self.run_train("--data", self.text)
         self.assert_error(2, "--out")
@@ -453,6 +462,15 @@ class BadInput(TrainTestCase):
         self.assert_error(1, "hidden")
         self.resume(whole, "--seed", 5, "--steps", 6, check=False)
         self.assert_error(2, "--seed")
+        self.resume(whole, "--rope-theta", 500, "--steps", 6, check=False)
+        self.assert_error(2, "--rope-theta")
+        for extra in ["--out", "--init"]:
+            self.resume(whole, extra, self.folder / "other", check=False)
+            self.assert_error(2, extra, "--resume")
+        self.resume(whole / "checkpoints/latest", check=False)
+        self.assert_error(2, "is a checkpoint", f"{whole.name}")
+        self.run_train("--data", self.text, "--out", self.folder / "out", "--init", whole)
+        self.assert_error(2, whole / "checkpoints/latest")
         self.resume(self.folder / "nowhere", check=False)
         self.assert_error(1, "nowhere")
         write_text(self.text / "more", documents=3)
@@ -460,8 +478,10 @@ class BadInput(TrainTestCase):
         self.assert_error(2, "the data changed")
 
     def test_init(self):
-        self.refuse(1, "config.json", init=self.text)
-        self.refuse(1, self.folder / "none", init=self.folder / "none")
+        for code, word, init in [(1, "config.json", self.text),
+                                 (1, self.folder / "none", self.folder / "none")]:
+            self.run_train("--data", self.text, "--out", self.folder / "out", "--init", init)
+            self.assert_error(code, word)
 
     def test_a_loss_that_is_not_finite(self):
         for ranks in [None, 2]:
@@ -471,6 +491,14 @@ class BadInput(TrainTestCase):
             step = int(error_lines(self.result)[0].split("step ")[1].split(":")[0])
             self.assertEqual(len(records(run)), step - 1)
             self.assertEqual(os.readlink(run / "checkpoints/latest"), f"step-{step - 1}")
+
+    def test_a_last_step_that_diverges_is_not_saved(self):
+        run = self.train("run", learning_rate=1e-3, warmup=0, steps=1, keep=1)
+        for tokens, word in [(0, "weights"), (400, "held-out loss")]:
+            self.resume(run, "--steps", 2, "--learning-rate", 1e39, "--eval-tokens", tokens,
+                        check=False)
+            self.assert_error(1, "step 2", word, "not finite", run / "checkpoints/step-1")
+            self.assertEqual(sorted(os.listdir(run / "checkpoints")), ["latest", "step-1"])
 
     def test_a_full_disk(self):
         disk = self.folder / "disk"

@@ -51,7 +51,7 @@ struct TrainOptions {
   // Shapes of a new model; 0 in kv_heads, head_dim, ffn and max_positions: see WithDefaults.
   // rope_theta is the rotary base of the first phase's context, see
   // RopeTheta.
-  ModelConfig model = {.hidden = 128, .layers = 4, .heads = 4, .kv_heads = 2, .vocab = 257};
+  ModelConfig model = {.hidden = 128, .layers = 4, .heads = 4, .kv_heads = 0, .vocab = 257};
 
   double learning_rate = 1e-3;
   double learning_rate_floor = 0.1;  // of the peak, at the end of the cosine
@@ -93,6 +93,10 @@ std::string ToToml(const TrainOptions& options);
 // (d - 2)), d = head_dim, so that the slowest pair turns as far over the context as it did over the
 // reference while the fastest keeps its pace. Shorter contexts keep the reference's base.
 double RopeTheta(double base, int64_t reference, int64_t context, int64_t head_dim);
+
+// Throws if `folder` cannot be resumed: UsageError if it is one of a run's checkpoints and not the
+// run, FileError if it is no folder.
+void CheckResume(const std::string& folder);
 
 // Why a run ended.
 enum class StopReason { kFinished, kMaxSeconds, kInterrupt, kTerminate, kUser1 };

@@ -12,6 +12,7 @@
 #include "cli/toml.h"
 #include "ringwise/cpu.h"
 #include "ringwise/error.h"
+#include "ringwise/trainer.h"
 
 namespace ringwise {
 namespace {
@@ -88,12 +89,58 @@ std::optional<std::string> FlagValue(const std::vector<std::string>& args,
 void CheckFlags(const CLI::App& command, const std::string& path,
                 const std::vector<std::string>& args) {
   const std::vector<std::string> known = FlagNames(command);
-  for (const std::string& arg : args) {
-    if (arg == "--") return;
+  std::vector<std::string> given;
+  for (size_t i = 0; i < args.size(); ++i) {
+    if (args[i] == "--") return;
+    const std::string name = FlagName(args[i]);
+    if (name.empty()) continue;
+    if (std::find(known.begin(), known.end(), name) == known.end()) {
+      throw UsageError(fmt::format("unknown flag '--{}'{} (see {} --help)", name,
+                                   Suggestion(name, known, "--"), path));
+    }
+    const CLI::Option* option = command.get_option("--" + name);
+    if (option->get_items_expected_max() == 1 &&
+        std::find(given.begin(), given.end(), name) != given.end()) {
+      throw UsageError(fmt::format("--{} is given twice", name));
+    }
+    given.push_back(name);
+    // The value that follows may look like a flag: text does.
+    const bool takes_next = option->get_items_expected_min() > 0;
+    if (takes_next && args[i].find('=') == std::string::npos) ++i;
+  }
+}
+
+// --init takes the shapes from its model, and --resume everything from its run: what else names
+// them would be ignored. `given` is the command line, `all` also what the files say.
+void CheckContradictions(const std::vector<std::string>& given,
+                         const std::vector<std::string>& all) {
+  const auto refuse = [&](const char* first, const char* second, const char* why) {
+    if (!FlagValue(given, second)) return;
+    throw UsageError(fmt::format("--{} contradicts --{}, {}: leave one out", second, first, why));
+  };
+  if (FlagValue(given, "resume")) {
+    refuse("resume", "init", "whose run has its weights");
+    refuse("resume", "out", "which continues in its own folder");
+  }
+  if (!FlagValue(all, "init")) return;
+  for (const char* shape : {"hidden", "layers", "heads", "kv-heads", "head-dim", "ffn", "vocab",
+                            "rope-theta", "norm-eps", "tied-embeddings"}) {
+    refuse("init", shape, "whose model has its own");
+  }
+}
+
+// A value in brackets would be read as a list of values: a path is one.
+void KeepBrackets(const CLI::App& command, std::vector<std::string>& args) {
+  bool paths = false;
+  for (std::string& arg : args) {
     const std::string name = FlagName(arg);
-    if (name.empty() || std::find(known.begin(), known.end(), name) != known.end()) continue;
-    throw UsageError(fmt::format("unknown flag '--{}'{} (see {} --help)", name,
-                                 Suggestion(name, known, "--"), path));
+    if (!name.empty()) {
+      const CLI::Option* option = command.get_option_no_throw("--" + name);
+      paths = option != nullptr && option->get_allow_extra_args();
+    }
+    const size_t begin = name.empty() ? 0 : arg.find('=') + 1;
+    if (!paths || (!name.empty() && begin == 0)) continue;
+    if (arg.size() > begin && arg[begin] == '[' && arg.back() == ']') arg.insert(begin, "./");
   }
 }
 
@@ -182,14 +229,18 @@ std::vector<std::string> ExpandConfig(const CLI::App& app, const std::vector<std
   const auto knows = [&](const char* name) {
     return std::find(known.begin(), known.end(), name) != known.end();
   };
+  const std::vector<std::string> given = flags;
   if (knows("config")) {
     if (const auto file = FlagValue(flags, "config")) AppendConfig(*command, *file, flags);
   }
   if (knows("resume")) {
     if (const auto folder = FlagValue(flags, "resume")) {
+      CheckResume(*folder);
       AppendConfig(*command, (std::filesystem::path(*folder) / "config.toml").string(), flags);
     }
   }
+  if (knows("init")) CheckContradictions(given, flags);
+  KeepBrackets(*command, flags);
   std::vector<std::string> expanded(args.begin(), args.begin() + static_cast<std::ptrdiff_t>(used));
   expanded.insert(expanded.end(), flags.begin(), flags.end());
   return expanded;

@@ -1,6 +1,9 @@
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 #include <memory>
 #include <string>
+#include <type_traits>
 
 #include "cli/commands.h"
 #include "cli/flags.h"
@@ -25,7 +28,16 @@ Recompute ParseRecompute(const std::string& name) {
 template <class Value>
 void Flag(CLI::App& command, const char* name, Value& value, const char* meaning,
           const char* unit) {
-  command.add_option(name, value, meaning)->capture_default_str()->type_name(unit);
+  CLI::Option* option = command.add_option(name, value, meaning);
+  option->capture_default_str()->type_name(unit);
+  option->check(CLI::Validator(
+      [](std::string& text) {
+        Value parsed{};
+        if (CLI::detail::lexical_cast(text, parsed)) return std::string();
+        return fmt::format("must be a {}, found {}",
+                           std::is_integral_v<Value> ? "whole number" : "number", text);
+      },
+      ""));
 }
 
 void AddRunFlags(CLI::App& command, TrainOptions& options) {
@@ -33,7 +45,7 @@ void AddRunFlags(CLI::App& command, TrainOptions& options) {
   command
       .add_option("--data", options.data,
                   "Text to train on: files, and folders read recursively; binary files are skipped")
-      ->type_name("PATH...");
+      ->type_name("PATH");
   command.add_option("--out", options.out, "Run folder to make")->type_name("DIR");
   command
       .add_option("--resume", options.resume,

@@ -34,6 +34,7 @@ std::string ToJson(const StepRecord& record) {
                                  {"tokens", record.tokens},
                                  {"tokens_per_second", record.tokens_per_second},
                                  {"mfu", record.mfu},
+                                 {"peak_flops", record.peak_flops},
                                  {"learning_rate", record.learning_rate},
                                  {"gradient_norm", record.gradient_norm},
                                  {"seconds", record.seconds},

@@ -22,6 +22,7 @@ struct StepRecord {
   double bits_per_byte = 0;
   int64_t tokens = 0;  // this step's
   double tokens_per_second = 0;
+  double peak_flops = 0;  // operations a second that mfu refers to
   double mfu = 0;
   double learning_rate = 0;
   double gradient_norm = 0;  // before clipping

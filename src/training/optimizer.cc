@@ -29,6 +29,16 @@ double AdamW::GradientNorm() const {
   return std::sqrt(sum);
 }
 
+bool AdamW::IsFinite() const {
+  double sum = 0;
+  for (size_t p = 0; p < parameters_.size(); ++p) {
+    sum += SumOfSquares(context_, Values(parameters_[p].value));
+    sum += SumOfSquares(context_, Values(first_[p]));
+    sum += SumOfSquares(context_, Values(second_[p]));
+  }
+  return std::isfinite(sum);
+}
+
 void AdamW::Step(int64_t step, double learning_rate, double gradient_scale) {
   AdamWOptions options = options_;
   options.learning_rate = learning_rate;

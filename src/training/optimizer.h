@@ -21,6 +21,8 @@ class AdamW {
 
   // Square root of the sum of squares of all gradients.
   double GradientNorm() const;
+  // Whether every parameter and moment is finite.
+  bool IsFinite() const;
   // One step with the gradients times `gradient_scale`. `step` counts from 1: t above.
   void Step(int64_t step, double learning_rate, double gradient_scale);
 

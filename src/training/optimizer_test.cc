@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "ringwise/random.h"
 
@@ -130,6 +131,30 @@ TEST(AdamW, AGradientThatIsNotFiniteShowsInTheNorm) {
   EXPECT_FALSE(std::isfinite(optimizer.GradientNorm()));
   parameters[1].gradient.data<float>()[36] = INFINITY;
   EXPECT_FALSE(std::isfinite(optimizer.GradientNorm()));
+}
+
+TEST(AdamW, SaysWhetherItsValuesAndMomentsAreFinite) {
+  MemoryMeter meter;
+  ThreadTeam team(2);
+  Context context{team, meter};
+  std::vector<Parameter> parameters = MakeParameters(meter);
+  AdamW optimizer(context, parameters, {});
+  SetGradients(parameters, 1);
+  optimizer.Step(1, 1e-3, 1.0);
+  EXPECT_TRUE(optimizer.IsFinite());
+  float* const last[] = {parameters[1].value.data<float>() + 36,
+                         optimizer.first_moments()[1].data<float>() + 36,
+                         optimizer.second_moments()[1].data<float>() + 36};
+  for (float* value : last) {
+    const float before = *value;
+    *value = std::numeric_limits<float>::max();
+    EXPECT_TRUE(optimizer.IsFinite());
+    for (const float bad : {std::nanf(""), INFINITY, -INFINITY}) {
+      *value = bad;
+      EXPECT_FALSE(optimizer.IsFinite());
+    }
+    *value = before;
+  }
 }
 
 }  // namespace

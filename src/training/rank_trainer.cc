@@ -6,6 +6,8 @@
 #include <array>
 #include <cmath>
 #include <csignal>
+#include <cstddef>
+#include <future>
 #include <numbers>
 
 #include "ringwise/error.h"
@@ -23,6 +25,12 @@ namespace {
 // first may have met a busy neighbour.
 constexpr double kBetweenPeaks = 10;
 constexpr double kPeakSeconds = 0.05;
+// Until so much was sampled, a twentieth of the time goes into it, so that short runs have many.
+constexpr double kEarlyPeakSeconds = 1;
+constexpr double kEarlyPeakShare = 0.05;
+
+// Signs of life that the ranks waiting for rank 0's own work get within their --timeout.
+constexpr double kSignsOfLife = 4;
 
 // Separate random streams for each phase's data order.
 uint64_t PhaseSeed(uint64_t seed, int64_t phase) {
@@ -45,6 +53,16 @@ const char* SignalName(StopReason reason) {
   return "";
 }
 
+// ", 2 binary and 1 unreadable files skipped", or nothing.
+std::string Skipped(const Corpus& corpus) {
+  const int64_t binary = corpus.binary_files_skipped();
+  const int64_t unreadable = corpus.unreadable_files_skipped();
+  if (binary + unreadable == 0) return "";
+  if (unreadable == 0) return fmt::format(", {} binary files skipped", binary);
+  if (binary == 0) return fmt::format(", {} unreadable files skipped", unreadable);
+  return fmt::format(", {} binary and {} unreadable files skipped", binary, unreadable);
+}
+
 double Seconds(std::chrono::steady_clock::duration duration) {
   return std::chrono::duration<double>(duration).count();
 }
@@ -64,7 +82,6 @@ RankTrainer::RankTrainer(Rank& rank, const TrainOptions& options, const Corpus& 
     Resume();
   }
   rank_.world.Barrier();  // nobody trains before the folder stands
-  if (leads()) metrics_ = std::make_unique<MetricsFile>(run_folder::Metrics(RunFolder()));
   Announce();
 }
 
@@ -82,6 +99,7 @@ void RankTrainer::MakeModel() {
     // A run started by --init has its shapes from there, which config.toml does not repeat.
     if (!options_.init.empty()) config = ReadModelConfig(checkpoint);
   } else if (!options_.init.empty()) {
+    run_folder::RefuseRun(options_.init);
     config = ReadModelConfig(options_.init);
     state_.rope_reference = config.max_positions;
     if (config.vocab < kByteVocab) {
@@ -95,6 +113,7 @@ void RankTrainer::MakeModel() {
     state_.rope_base = config.rope_theta;
     state_.seed = options_.seed;
     state_.train_tokens = corpus_.train().tokens();
+    state_.data_fingerprint = corpus_.fingerprint();
   }
   for (const ContextPhase& phase : phases) {
     config.max_positions = std::max(config.max_positions, phase.context);
@@ -116,41 +135,56 @@ void RankTrainer::MakeModel() {
 void RankTrainer::StartFolder() {
   if (!leads()) return;
   run_folder::Create(options_.out);
+  lock_ = std::make_unique<RunLock>(options_.out);
+  run_folder::ClearUnsaved(options_.out);
   ReplaceFile(run_folder::Config(options_.out), ToToml(options_));
 }
 
 void RankTrainer::Resume() {
+  if (leads()) lock_ = std::make_unique<RunLock>(options_.resume);
   last_checkpoint_ = run_folder::NewestCheckpoint(options_.resume);
   if (state_.seed != options_.seed) {
     throw UsageError(fmt::format("--seed {} differs from the run's {}: its data order would change",
                                  options_.seed, state_.seed));
   }
-  if (state_.train_tokens != corpus_.train().tokens()) {
+  if (options_.init.empty() && state_.rope_base != options_.model.rope_theta) {
+    throw UsageError(
+        fmt::format("--rope-theta {} differs from the run's {}: leave it out, or start a new run "
+                    "from its weights with --init {}",
+                    options_.model.rope_theta, state_.rope_base, last_checkpoint_));
+  }
+  if (state_.train_tokens != corpus_.train().tokens() ||
+      state_.data_fingerprint != corpus_.fingerprint()) {
     throw UsageError(fmt::format(
-        "the data changed since the run began ({} tokens to train on then, {} now): start a new "
+        "the data changed since the run began ({} tokens to train on then, {} now{}): start a new "
         "run from its weights with --init {}",
-        state_.train_tokens, corpus_.train().tokens(), last_checkpoint_));
+        state_.train_tokens, corpus_.train().tokens(),
+        state_.train_tokens == corpus_.train().tokens() ? " in other files or bytes" : "",
+        last_checkpoint_));
   }
   LoadCheckpoint(last_checkpoint_, *model_, *optimizer_);
   model_->ParametersChanged();
   seconds_before_ = state_.seconds;
-  rank_.world.Barrier();  // all have read, none has failed: now the folder may change
-  if (!leads()) return;
-  CutMetrics(run_folder::Metrics(options_.resume), state_.step);
-  ReplaceFile(run_folder::Config(options_.resume), ToToml(options_));
+}
+
+void RankTrainer::OpenRecords() {
+  if (!leads() || metrics_) return;
+  const std::string metrics = run_folder::Metrics(RunFolder());
+  if (!options_.resume.empty()) {
+    CutMetrics(metrics, state_.step - 1);
+    ReplaceFile(run_folder::Config(options_.resume), ToToml(options_));
+  }
+  metrics_ = std::make_unique<MetricsFile>(metrics);
 }
 
 void RankTrainer::Announce() {
   const ModelConfig& config = model_->config();
   int64_t count = 0;
   for (const Parameter& parameter : model_->parameters()) count += parameter.value.elements();
-  progress_.Say(
-      fmt::format("data: {} files, {:.1f} MB, {} documents to train on, {} held out{}",
-                  corpus_.files(), static_cast<double>(corpus_.bytes()) / 1e6,
-                  corpus_.train().documents(), corpus_.heldout().documents(),
-                  corpus_.binary_files_skipped() > 0
-                      ? fmt::format(", {} binary files skipped", corpus_.binary_files_skipped())
-                      : ""));
+  progress_.Say(fmt::format("data: {} files, {:.1f} MB, {} documents to train on, {} held out{}",
+                            corpus_.files(), static_cast<double>(corpus_.bytes()) / 1e6,
+                            corpus_.train().documents(), corpus_.heldout().documents(),
+                            Skipped(corpus_)));
   progress_.Say(
       fmt::format("model: {:.2f} M parameters, hidden {}, {} layers, {} heads of {}, {} "
                   "kv_heads, feed-forward {}",
@@ -162,6 +196,16 @@ void RankTrainer::Announce() {
                             Name(options_.compute)));
   if (state_.step > 0) {
     progress_.Say(fmt::format("continues {} after step {}", last_checkpoint_, state_.step));
+    std::string newer;
+    for (const int64_t step : run_folder::NewerCheckpoints(RunFolder(), state_.step)) {
+      newer += fmt::format("{}step-{}", newer.empty() ? "" : ", ", step);
+    }
+    if (!newer.empty()) {
+      progress_.Say(
+          "newer than `latest`, from before it was moved back, and only replaced when the "
+          "run gets there: " +
+          newer);
+    }
   }
 }
 
@@ -182,10 +226,22 @@ void RankTrainer::EnterPhase() {
 
 void RankTrainer::SamplePeak() {
   const double now = state_.seconds;  // the same on every rank
-  if (peak_flops_ > 0 && now < peak_sampled_at_ + kBetweenPeaks) return;
+  const double wait =
+      peak_sampled_for_ < kEarlyPeakSeconds ? kPeakSeconds / kEarlyPeakShare : kBetweenPeaks;
+  if (peak_flops_ > 0 && now < peak_sampled_at_ + wait) return;
   const double seconds = peak_flops_ > 0 ? kPeakSeconds : 2 * kPeakSeconds;
   peak_flops_ = std::max(peak_flops_, MeasureMeshPeak(rank_, options_.compute, seconds));
   peak_sampled_at_ = now;
+  peak_sampled_for_ += seconds;
+}
+
+void RankTrainer::SampleLastPeak(StepRecord& record) {
+  const double trained = state_.seconds - seconds_before_;
+  const double seconds = std::clamp(kEarlyPeakShare * trained, 2 * kPeakSeconds, kEarlyPeakSeconds);
+  const double before = peak_flops_;
+  peak_flops_ = std::max(peak_flops_, MeasureMeshPeak(rank_, options_.compute, seconds));
+  record.mfu *= before / peak_flops_;
+  record.peak_flops = peak_flops_;
 }
 
 RankTrainer::StepSums RankTrainer::ForwardBackward() {
@@ -243,13 +299,26 @@ void RankTrainer::CheckFinite(const StepSums& sums, double gradient_norm) const 
   if (std::isfinite(loss) && std::isfinite(gradient_norm)) return;
   const char* what = std::isfinite(loss) ? "gradient norm" : "loss";
   const double value = std::isfinite(loss) ? gradient_norm : loss;
-  const std::string kept = last_checkpoint_.empty()
-                               ? "no checkpoint was saved yet"
-                               : fmt::format("the last good checkpoint is {}", last_checkpoint_);
   throw Error(
       fmt::format("step {}: the {} is not finite ({}), stopped before changing any "
                   "parameter; {}; try a lower --learning-rate or a longer --warmup",
-                  state_.step + 1, what, std::isnan(value) ? "NaN" : "infinite", kept));
+                  state_.step + 1, what, std::isnan(value) ? "NaN" : "infinite", LastGood()));
+}
+
+// After a step, before it is recorded or saved: what diverged must not take the place of what is
+// good.
+void RankTrainer::CheckFiniteState(const StepRecord& record) const {
+  const bool evaluates = !record.heldout_loss || std::isfinite(*record.heldout_loss);
+  if (evaluates && optimizer_->IsFinite()) return;
+  throw Error(fmt::format(
+      "step {}: {} not finite after it, so it was not saved; {}; try a lower --learning-rate or a "
+      "longer --warmup",
+      state_.step, evaluates ? "weights or moments are" : "the held-out loss is", LastGood()));
+}
+
+std::string RankTrainer::LastGood() const {
+  return last_checkpoint_.empty() ? "no checkpoint was saved yet"
+                                  : "the last good checkpoint is " + last_checkpoint_;
 }
 
 StepRecord RankTrainer::Step(std::optional<StopReason>& stop) {
@@ -284,6 +353,7 @@ StepRecord RankTrainer::Step(std::optional<StopReason>& stop) {
   record.tokens_per_second = static_cast<double>(record.tokens) / record.seconds;
   record.mfu = record.tokens_per_second * TrainFlopsPerToken(model_->config(), phase().context) /
                peak_flops_;
+  record.peak_flops = peak_flops_;
   record.learning_rate = rate;
   record.gradient_norm = norm;
   record.context = phase().context;
@@ -309,17 +379,35 @@ void RankTrainer::EvaluateHeldout(StepRecord& record) {
   record.heldout_bits_per_byte = evaluation.bits_per_byte;
 }
 
+void RankTrainer::LeadAlone(const std::function<void()>& work) {
+  if (rank_.world.size() == 1) {
+    work();
+    return;
+  }
+  // The work runs beside this thread, which alone may speak to the others.
+  std::future<void> done;
+  if (leads()) done = std::async(std::launch::async, work);
+  const std::chrono::duration<double> between(options_.mesh.timeout_seconds / kSignsOfLife);
+  auto working = std::byte{1};
+  while (working != std::byte{0}) {
+    if (leads() && done.wait_for(between) == std::future_status::ready) {
+      done.get();
+      working = std::byte{0};
+    }
+    rank_.world.Broadcast({&working, 1}, 0);
+  }
+}
+
 void RankTrainer::Save() {
-  if (leads()) {
+  LeadAlone([&] {
     ModelConfig config = model_->config();
     config.rope_theta = PhaseTheta();
     // A model from --init was trained on its own longest context too.
     config.max_positions =
         options_.init.empty() ? phase().context : std::max(state_.rope_reference, phase().context);
     SaveCheckpoint(RunFolder(), state_, *model_, config, *optimizer_, options_.keep);
-  }
+  });
   last_checkpoint_ = run_folder::Checkpoint(RunFolder(), state_.step);
-  rank_.world.Barrier();
 }
 
 TrainResult RankTrainer::Run() {
@@ -328,7 +416,10 @@ TrainResult RankTrainer::Run() {
   const MemoryBaseline baseline(rank_.context.meter);
   started_ = Clock::now();
   if (schedule_->Finished()) {
-    progress_.Say(fmt::format("nothing left to do: the run ended at step {}", state_.step));
+    progress_.Say(
+        fmt::format("nothing left to do: the run ended at step {}; --steps or "
+                    "--max-seconds make it longer",
+                    state_.step));
   }
   double smooth_seconds = 0;
   int64_t smooth_phase = -1;
@@ -337,6 +428,7 @@ TrainResult RankTrainer::Run() {
     SamplePeak();
     std::optional<StopReason> stop;
     StepRecord record = Step(stop);
+    OpenRecords();
     smooth_seconds =
         smooth_phase == state_.phase ? 0.9 * smooth_seconds + 0.1 * record.seconds : record.seconds;
     smooth_phase = state_.phase;
@@ -345,21 +437,28 @@ TrainResult RankTrainer::Run() {
     if (ends || (options_.eval_every > 0 && state_.step % options_.eval_every == 0)) {
       EvaluateHeldout(record);
     }
+    const bool saves = stop || (options_.save_every > 0 && state_.step % options_.save_every == 0);
+    if (saves || record.heldout_loss) CheckFiniteState(record);
     record.final = ends;
     if (stop && *stop != StopReason::kFinished) record.stopped_by = SignalName(*stop);
     if (stop || state_.step % options_.log_every == 0 || record.heldout_loss) {
       record.peak_bytes = LargestPeak(rank_);
-      if (ends) record.growth = baseline.Growth(rank_);
+      if (ends) {
+        record.growth = baseline.Growth(rank_);
+        SampleLastPeak(record);
+      }
       // After the growth is read: its tables are not the training's memory.
-      if (ends && leads() && options_.order_two && record.heldout_loss) {
-        record.heldout_order_two_bits_per_byte = OrderTwoBitsPerByte(
-            corpus_.train(), corpus_.heldout(), corpus_.train().tokens(), options_.eval_tokens);
+      if (ends && options_.order_two && record.heldout_loss) {
+        LeadAlone([&] {
+          record.heldout_order_two_bits_per_byte = OrderTwoBitsPerByte(
+              corpus_.train(), corpus_.heldout(), corpus_.train().tokens(), options_.eval_tokens);
+        });
       }
       if (leads()) metrics_->Append(ToJson(record));
     }
     progress_.Step(record, schedule_->total_steps(),
                    stop ? 0 : schedule_->RemainingSeconds(smooth_seconds, model_->config()));
-    if (stop || (options_.save_every > 0 && state_.step % options_.save_every == 0)) Save();
+    if (saves) Save();
     result.heldout_bits_per_byte = record.heldout_bits_per_byte;
     if (stop) {
       result.reason = *stop;

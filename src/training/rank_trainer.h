@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,6 +16,7 @@
 #include "training/metrics.h"
 #include "training/optimizer.h"
 #include "training/progress.h"
+#include "training/run_lock.h"
 #include "training/run_schedule.h"
 #include "training/sequence_reader.h"
 
@@ -51,19 +53,27 @@ class RankTrainer {
   void MakeModel();
   void Resume();
   void StartFolder();
+  void OpenRecords();  // once the first step is done: a resumed run's files change from here on
   void Announce();
 
   void EnterPhase();  // makes ready for the phase that the next step belongs to
   void SamplePeak();
+  void SampleLastPeak(StepRecord& record);
   double PhaseTheta() const;
 
   StepRecord Step(std::optional<StopReason>& stop);
   StepSums ForwardBackward();
   void CheckFinite(const StepSums& sums, double gradient_norm) const;
+  void CheckFiniteState(const StepRecord& record) const;
+  std::string LastGood() const;
   void EvaluateHeldout(StepRecord& record);
+  // Rank 0 does the work while the others wait for it, however long it takes. Collective; the work
+  // does not communicate.
+  void LeadAlone(const std::function<void()>& work);
   void Save();
   std::string RunFolder() const;
 
+  std::unique_ptr<RunLock> lock_;  // on rank 0, for as long as this lives
   Rank& rank_;
   TrainOptions options_;
   const Corpus& corpus_;
@@ -77,6 +87,7 @@ class RankTrainer {
   std::unique_ptr<SequenceReader> reader_;  // of the current phase
   double peak_flops_ = 0;                   // the best sample so far
   double peak_sampled_at_ = 0;
+  double peak_sampled_for_ = 0;  // seconds in all
   int64_t bytes_sent_before_ = 0;
   std::string last_checkpoint_;
   std::unique_ptr<MetricsFile> metrics_;  // on rank 0

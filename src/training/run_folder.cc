@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -9,6 +11,7 @@
 
 #include "formats/file_io.h"
 #include "ringwise/error.h"
+#include "ringwise/trainer.h"
 
 namespace ringwise {
 namespace fs = std::filesystem;
@@ -25,9 +28,35 @@ std::string Latest(const std::string& run) {
   return (fs::path(Checkpoints(run)) / "latest").string();
 }
 
+// The steps of the whole checkpoints, in order.
+std::vector<int64_t> CheckpointSteps(const std::string& run) {
+  std::vector<int64_t> steps;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(Checkpoints(run), error)) {
+    const std::string name = entry.path().filename().string();
+    int64_t step = -1;
+    if (std::sscanf(name.c_str(), "step-%ld", &step) == 1) steps.push_back(step);
+  }
+  std::sort(steps.begin(), steps.end());
+  return steps;
+}
+
+// Whether all that is in the folder is what a run makes before its first checkpoint.
+bool HoldsNothingSaved(const std::string& run) {
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(run, error)) {
+    const std::string name = entry.path().filename().string();
+    const bool ours = name == "checkpoints" || name == "metrics.jsonl" || name == "config.toml" ||
+                      name == "config.toml.new";
+    if (!ours) return false;
+  }
+  if (error || !CheckpointSteps(run).empty()) return false;
+  return fs::is_empty(run, error) || fs::is_directory(Checkpoints(run), error);
+}
+
 void Create(const std::string& run) {
   std::error_code error;
-  if (fs::exists(run, error) && !(fs::is_directory(run, error) && fs::is_empty(run, error))) {
+  if (fs::exists(run, error) && !(fs::is_directory(run, error) && HoldsNothingSaved(run))) {
     if (fs::exists(Config(run), error)) {
       throw UsageError(fmt::format(
           "{} already holds a run: continue it with --resume {}, or choose another --out", run,
@@ -41,6 +70,14 @@ void Create(const std::string& run) {
   }
 }
 
+void ClearUnsaved(const std::string& run) {
+  Create(run);  // again: another process may have saved there before we had the lock
+  std::error_code error;
+  for (const std::string& path : {Metrics(run), Config(run), Config(run) + ".new"}) {
+    fs::remove(path, error);
+  }
+}
+
 std::string NewestCheckpoint(const std::string& run) {
   std::error_code error;
   if (!fs::is_directory(run, error)) {
@@ -51,20 +88,39 @@ std::string NewestCheckpoint(const std::string& run) {
     return (latest.parent_path() / fs::read_symlink(latest)).string();
   }
   // The very first save was cut off between its two last moves: the folder is whole.
-  int64_t newest = -1;
-  for (const auto& entry : fs::directory_iterator(Checkpoints(run), error)) {
-    const std::string name = entry.path().filename().string();
-    int64_t step = -1;
-    if (std::sscanf(name.c_str(), "step-%ld", &step) == 1) newest = std::max(newest, step);
+  const std::vector<int64_t> steps = CheckpointSteps(run);
+  if (steps.empty()) {
+    throw FileError(
+        fmt::format("{} holds no checkpoint yet: start it again with --out {}", run, run));
   }
-  if (newest < 0) {
-    throw FileError(fmt::format(
-        "{} holds no checkpoint yet: start it again, in another or an emptied folder", run));
-  }
-  return Checkpoint(run, newest);
+  return Checkpoint(run, steps.back());
+}
+
+std::vector<int64_t> NewerCheckpoints(const std::string& run, int64_t step) {
+  std::vector<int64_t> steps = CheckpointSteps(run);
+  std::erase_if(steps, [&](int64_t other) { return other <= step; });
+  return steps;
+}
+
+void RefuseRun(const std::string& folder) {
+  std::error_code error;
+  if (!fs::exists(Config(folder), error) || !fs::is_directory(Checkpoints(folder), error)) return;
+  throw UsageError(
+      fmt::format("--init {} is a run: give one of its checkpoints, {}", folder, Latest(folder)));
 }
 
 }  // namespace run_folder
+
+void CheckResume(const std::string& folder) {
+  std::error_code error;
+  if (!fs::is_directory(folder, error)) {
+    throw FileError(fmt::format("{}: no such run folder", folder));
+  }
+  if (!fs::exists(fs::path(folder) / "state.json", error)) return;
+  const fs::path run = fs::canonical(folder, error).parent_path().parent_path();
+  throw UsageError(fmt::format("--resume {} is a checkpoint: give the run it belongs to, {}",
+                               folder, run.string()));
+}
 
 void ReplaceFile(const std::string& path, std::string_view text) {
   const std::string temporary = path + ".new";

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace ringwise {
 
@@ -16,12 +17,22 @@ std::string Checkpoints(const std::string& run);
 std::string Checkpoint(const std::string& run, int64_t step);
 std::string Latest(const std::string& run);
 
-// Makes the folder for a new run. Throws UsageError if it holds anything already, FileError.
+// Makes the folder for a new run. A folder of a run that ended before it saved anything is used
+// again; see ClearUnsaved. Throws UsageError if it holds anything else already, FileError.
 void Create(const std::string& run);
+// Removes what a run that saved nothing left in the folder. To be called with its lock held. Throws
+// as Create does.
+void ClearUnsaved(const std::string& run);
 
 // The folder of the newest whole checkpoint: where `latest` points. Throws FileError: no such run,
 // or no checkpoint in it yet.
 std::string NewestCheckpoint(const std::string& run);
+
+// The checkpoints of later steps than `step`, in order: there only if `latest` was moved back.
+std::vector<int64_t> NewerCheckpoints(const std::string& run, int64_t step);
+
+// Throws UsageError if `folder`, given as a model, is a run: names the checkpoint to give instead.
+void RefuseRun(const std::string& folder);
 
 }  // namespace run_folder
 

@@ -12,7 +12,9 @@
 
 #include "formats/file_io.h"
 #include "ringwise/error.h"
+#include "ringwise/trainer.h"
 #include "training/checkpoint_folder.h"
+#include "training/run_lock.h"
 #include "training/train_state.h"
 
 namespace ringwise {
@@ -135,9 +137,59 @@ TEST_F(RunFolder, AFailedSaveKeepsThePreviousAndRemovesItsFiles) {
 
 TEST_F(RunFolder, RefusesAFolderThatIsNotEmpty) {
   WriteTextFile(run_folder::Config(run_), "steps = 1\n");
+  Publish(1, 1);
   EXPECT_THAT([&] { run_folder::Create(run_); }, ThrowsMessage<UsageError>(HasSubstr("--resume")));
   EXPECT_THROW(run_folder::Create(folder_), UsageError);                   // someone's files
   EXPECT_THROW(run_folder::Create(run_folder::Config(run_)), UsageError);  // a file
+}
+
+TEST_F(RunFolder, ARunThatSavedNothingIsStartedAgain) {
+  WriteTextFile(run_folder::Config(run_), "steps = 1\n");
+  WriteTextFile(run_folder::Metrics(run_), "{\"step\":1}\n");
+  fs::create_directories(run_folder::Checkpoints(run_) + "/.step-5.new");  // killed in its save
+  run_folder::Create(run_);
+  run_folder::ClearUnsaved(run_);
+  EXPECT_FALSE(fs::exists(run_folder::Config(run_)));
+  EXPECT_FALSE(fs::exists(run_folder::Metrics(run_)));
+  WriteTextFile(run_ + "/precious", "x");
+  EXPECT_THROW(run_folder::Create(run_), UsageError);
+  fs::remove(run_ + "/precious");
+  Publish(1, 1);
+  EXPECT_THROW(run_folder::ClearUnsaved(run_), UsageError);
+  // A folder with someone's own config.toml is no run.
+  const std::string own = folder_ + "/own";
+  fs::create_directory(own);
+  WriteTextFile(run_folder::Config(own), "steps = 1\n");
+  EXPECT_THROW(run_folder::Create(own), UsageError);
+}
+
+TEST_F(RunFolder, IsLockedByOneProcess) {
+  {
+    const RunLock lock(run_);
+    EXPECT_THAT([&] { RunLock second(run_); },
+                ThrowsMessage<UsageError>(HasSubstr("is being trained by another process")));
+  }
+  const RunLock again(run_);
+}
+
+TEST_F(RunFolder, NamesWhatIsNewerThanLatest) {
+  for (const int64_t step : {2, 9, 10}) Publish(step, 5);
+  EXPECT_EQ(run_folder::NewerCheckpoints(run_, 2), (std::vector<int64_t>{9, 10}));
+  EXPECT_TRUE(run_folder::NewerCheckpoints(run_, 10).empty());
+}
+
+TEST_F(RunFolder, ARunAndACheckpointAreToldApart) {
+  CheckResume(run_);
+  WriteTextFile(run_folder::Config(run_), "steps = 1\n");
+  EXPECT_THAT([&] { run_folder::RefuseRun(run_); },
+              ThrowsMessage<UsageError>(HasSubstr(run_folder::Latest(run_))));
+  Publish(3, 1);
+  run_folder::RefuseRun(run_folder::Latest(run_));
+  WriteTrainState(run_folder::Checkpoint(run_, 3), TrainState{}, "abc");
+  for (const std::string& folder : {run_folder::Latest(run_), run_folder::Checkpoint(run_, 3)}) {
+    EXPECT_THAT([&] { CheckResume(folder); }, ThrowsMessage<UsageError>(HasSubstr(run_)));
+  }
+  EXPECT_THROW(CheckResume(folder_ + "/none"), FileError);
 }
 
 TEST_F(RunFolder, NamesWhatIsMissing) {
@@ -169,7 +221,8 @@ TEST_F(RunFolder, TheStateComesBackExactly) {
                             .rope_base = 12345.678,
                             .rope_reference = 256,
                             .seed = UINT64_MAX,
-                            .train_tokens = 99};
+                            .train_tokens = 99,
+                            .data_fingerprint = UINT64_MAX - 1};
   WriteTrainState(run_, state, "abc");
   EXPECT_EQ(ReadTrainState(run_), state);
   EXPECT_EQ(ReadChecksum(run_), "abc");

@@ -115,7 +115,20 @@ void Validate(const TrainOptions& options) {
   Require(options.heldout_fraction >= 0 && options.heldout_fraction < 1,
           fmt::format("--heldout must be in [0, 1), found {}", options.heldout_fraction));
   CheckSchedule(options);
+  Require(
+      options.resume.empty() || options.out.empty(),
+      fmt::format("--resume {} writes to that run's own folder: leave --out out", options.resume));
   if (!options.init.empty()) return;  // the shapes are the model's
+  const ModelConfig& model = options.model;
+  RequireAtLeast<int64_t>("heads", model.heads, 1);
+  RequireAtLeast<int64_t>("kv-heads", model.kv_heads, 1);
+  Require(model.heads % model.kv_heads == 0,
+          fmt::format("--heads must be a multiple of --kv-heads, found {} and {}", model.heads,
+                      model.kv_heads));
+  Require(model.head_dim > 0 && model.head_dim % 2 == 0,
+          fmt::format("--head-dim must be even, found {}; without it, it is --hidden / --heads, {} "
+                      "/ {}",
+                      model.head_dim, model.hidden, model.heads));
   Validate(options.model);
   Require(options.model.vocab >= kByteVocab,
           fmt::format("--vocab must be {} or more (the bytes and the separator), found {}",

@@ -55,6 +55,7 @@ void WriteTrainState(const std::string& folder, const TrainState& state,
                                        {"rope_reference", state.rope_reference},
                                        {"seed", state.seed},
                                        {"train_tokens", state.train_tokens},
+                                       {"data_fingerprint", state.data_fingerprint},
                                        {"checksum", checksum}};
   WriteTextFile(StatePath(folder), json.dump(2) + "\n");
 }
@@ -73,6 +74,7 @@ TrainState ReadTrainState(const std::string& folder) {
     json.at("rope_reference").get_to(state.rope_reference);
     json.at("seed").get_to(state.seed);
     json.at("train_tokens").get_to(state.train_tokens);
+    json.at("data_fingerprint").get_to(state.data_fingerprint);
     if (state.step < 0 || state.phase < 0 || state.phase_step < 0 || state.phase_sequences < 0) {
       throw FileError(fmt::format("{}: corrupt: a count is negative", StatePath(folder)));
     }

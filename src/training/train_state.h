@@ -19,6 +19,7 @@ struct TrainState {
   // What the data order depends on: must be the same on resuming.
   uint64_t seed = 0;
   int64_t train_tokens = 0;
+  uint64_t data_fingerprint = 0;
 
   bool operator==(const TrainState&) const = default;
 };
