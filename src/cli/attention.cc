@@ -12,6 +12,7 @@
 #include "cli/attention_options.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
+#include "core/out_of_memory.h"
 #include "formats/file_io.h"
 #include "ringwise/error.h"
 #include "ringwise/launch.h"
@@ -158,9 +159,12 @@ void RunAttention(const AttentionFlags& flags) {
   MeshOptions mesh = flags.mesh;
   mesh.data_parallel = 1;
   Launch(mesh, [&](Rank& rank) {
-    std::call_once(read, [&] { inputs.emplace(flags); });
-    const WholeResults results = AttendWhole(rank.context, rank.ring, inputs->whole());
-    if (rank.world.rank() == 0) Write(flags.out, inputs->whole(), results);
+    ExplainOutOfMemory(
+        "every rank holds the whole tensors here: use fewer ranks or shorter ones", [&] {
+          std::call_once(read, [&] { inputs.emplace(flags); });
+          const WholeResults results = AttendWhole(rank.context, rank.ring, inputs->whole());
+          if (rank.world.rank() == 0) Write(flags.out, inputs->whole(), results);
+        });
   });
 }
 

@@ -12,6 +12,7 @@
 
 #include "cli/commands.h"
 #include "cli/flags.h"
+#include "core/out_of_memory.h"
 #include "ringwise/corpus.h"
 #include "ringwise/error.h"
 #include "ringwise/evaluate.h"
@@ -51,7 +52,7 @@ void RunEval(const EvalFlags& flags) {
   const bool interactive = isatty(fileno(stderr)) != 0;
   std::mutex mutex;
   std::unique_ptr<Corpus> corpus;  // listed once for all ranks of this process
-  Launch(flags.mesh, [&](Rank& rank) {
+  const auto evaluate = [&](Rank& rank) {
     const auto model = LoadModel(rank.context, flags.model, ResolveDType(flags.dtype));
     {
       const std::lock_guard lock(mutex);
@@ -79,6 +80,9 @@ void RunEval(const EvalFlags& flags) {
                       flags.model, evaluation.loss, flags.dtype));
     }
     if (rank.world.rank() == 0) Report(flags, options.context, evaluation);
+  };
+  Launch(flags.mesh, [&](Rank& rank) {
+    ExplainOutOfMemory("use more hosts, or a shorter --context", [&] { evaluate(rank); });
   });
 }
 

@@ -11,6 +11,7 @@
 
 #include "cli/commands.h"
 #include "cli/flags.h"
+#include "core/out_of_memory.h"
 #include "ringwise/corpus.h"
 #include "ringwise/error.h"
 #include "ringwise/model_folder.h"
@@ -40,7 +41,7 @@ double PerSecond(int64_t tokens, double seconds) {
 }
 
 void RunGenerate(const GenerateFlags& flags) {
-  Launch(flags.mesh, [&](Rank& rank) {
+  const auto generate = [&](Rank& rank) {
     const bool leads = rank.world.rank() == 0;
     GenerateOptions options = flags.options;
     options.stop_token = kSeparatorToken;
@@ -64,6 +65,10 @@ void RunGenerate(const GenerateFlags& flags) {
     fmt::print(stderr, "\nprompt: {} tokens, {:.1f} tokens/s; new: {} tokens, {:.1f} tokens/s\n",
                figures.prompt_tokens, PerSecond(figures.prompt_tokens, figures.prompt_seconds),
                figures.new_tokens, PerSecond(figures.new_tokens, figures.decode_seconds));
+  };
+  Launch(flags.mesh, [&](Rank& rank) {
+    ExplainOutOfMemory("use more hosts, a shorter prompt or fewer --max-tokens",
+                       [&] { generate(rank); });
   });
 }
 

@@ -79,7 +79,7 @@ int Main(int argc, char** argv) {
   } catch (const UsageError& error) {
     return Report(error.what(), kBadUsage);
   } catch (const std::bad_alloc&) {
-    return Report("out of memory: use more ranks, a shorter context or --recompute block", kFailed);
+    return Report("out of memory: use a smaller problem, or more hosts", kFailed);
   } catch (const std::exception& error) {
     return Report(error.what(), kFailed);
   }

@@ -10,6 +10,7 @@
 #include <numeric>
 #include <set>
 
+#include "core/out_of_memory.h"
 #include "ringwise/context.h"
 #include "ringwise/error.h"
 #include "ringwise/random.h"
@@ -47,6 +48,18 @@ TEST(MemoryMeter, CountsByCategoryAndPeak) {
   EXPECT_EQ(meter.peak().largest_allocation, 1 << 20);
   meter.ResetPeak();
   EXPECT_EQ(meter.peak().total, 0);
+}
+
+TEST(OutOfMemory, SaysWhatToDo) {
+  MemoryMeter meter;
+  try {
+    ExplainOutOfMemory("use less",
+                       [&] { Buffer(meter, MemoryCategory::kWorkspace, size_t{1} << 62); });
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "out of memory: use less");
+  }
+  EXPECT_THROW(ExplainOutOfMemory("", [] { throw FileError("other"); }), FileError);
 }
 
 TEST(Tensor, SlicesAndStrides) {

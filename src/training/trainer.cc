@@ -4,6 +4,7 @@
 #include <mutex>
 #include <optional>
 
+#include "core/out_of_memory.h"
 #include "training/rank_trainer.h"
 #include "training/signals.h"
 
@@ -45,7 +46,7 @@ TrainResult Train(const TrainOptions& given) {
   const TrainOptions options = WithDefaults(given);
   TrainResult result;
   Shared shared;
-  Launch(options.mesh, [&](Rank& rank) {
+  const auto train = [&](Rank& rank) {
     Validate(options);
     RankTrainer trainer(rank, options, shared.OpenCorpus(options));
     shared.CatchSignals();
@@ -56,6 +57,10 @@ TrainResult Train(const TrainOptions& given) {
       shared.LetSignalsGo();
       throw;
     }
+  };
+  Launch(options.mesh, [&](Rank& rank) {
+    ExplainOutOfMemory("use more hosts, a shorter context, a smaller batch or --recompute block",
+                       [&] { train(rank); });
   });
   return result;
 }
