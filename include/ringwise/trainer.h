@@ -34,7 +34,7 @@ std::string FormatContextSchedule(const std::vector<ContextPhase>& schedule);
 struct TrainOptions {
   std::vector<std::string> data;  // files and folders
   std::string out;                // the run folder; must not hold a run yet
-  std::string resume;             // a run folder to continue instead; `out` is then ignored
+  std::string resume;             // a run folder to continue instead; `out` is then empty
   std::string init;               // a model folder to start from; its shapes are then used
 
   MeshOptions mesh;
