@@ -16,6 +16,18 @@ namespace {
 
 std::string SystemReason(int error) { return std::system_category().message(error); }
 
+// What is wrong with a descriptor just opened for writing; empty if nothing is, and it then blocks.
+std::string WhyNotWritable(int descriptor) {
+  constexpr char kNotRegular[] = "not a regular file";
+  if (descriptor < 0) return errno == ENXIO ? kNotRegular : SystemReason(errno);
+  struct stat status {};
+  if (fstat(descriptor, &status) != 0) return SystemReason(errno);
+  if (!S_ISREG(status.st_mode) && !S_ISCHR(status.st_mode)) return kNotRegular;
+  // A terminal would refuse bytes while busy.
+  if (fcntl(descriptor, F_SETFL, 0) != 0) return SystemReason(errno);
+  return "";
+}
+
 }  // namespace
 
 MappedFile::MappedFile(const std::string& path) : path_(path) {
@@ -65,19 +77,8 @@ FileWriter::FileWriter(const std::string& path) : path_(path) {
   // Non-blocking, or a named pipe would hang here until someone reads from it; without a reader it
   // gives ENXIO instead.
   descriptor_ = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NONBLOCK, 0666);
-  struct stat status {};
-  std::string reason;
-  if (descriptor_ < 0) {
-    reason = errno == ENXIO ? "not a regular file" : SystemReason(errno);
-  } else if (fstat(descriptor_, &status) != 0) {
-    reason = SystemReason(errno);
-  } else if (!S_ISREG(status.st_mode) && !S_ISCHR(status.st_mode)) {
-    reason = "not a regular file";
-  } else if (fcntl(descriptor_, F_SETFL, 0) != 0) {  // a terminal would refuse bytes while busy
-    reason = SystemReason(errno);
-  } else {
-    return;
-  }
+  const std::string reason = WhyNotWritable(descriptor_);
+  if (reason.empty()) return;
   if (descriptor_ >= 0) close(descriptor_);
   throw FileError(fmt::format("{}: cannot write: {}", path, reason));
 }

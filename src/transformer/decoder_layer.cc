@@ -13,7 +13,6 @@ DecoderLayer::DecoderLayer(Gemm& gemm, const ModelConfig& config, const LayerPar
                            DType compute)
     : context_(gemm.context()),
       config_(config),
-      compute_(compute),
       qkv_(gemm, {parameters.query, parameters.key, parameters.value}, compute),
       output_(gemm, {parameters.output}, compute),
       gate_up_(gemm, {parameters.gate, parameters.up}, compute),

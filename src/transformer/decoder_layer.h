@@ -79,7 +79,6 @@ class DecoderLayer {
 
   Context& context_;
   const ModelConfig config_;
-  DType compute_;
   Linear qkv_;
   Linear output_;
   Linear gate_up_;
