@@ -140,6 +140,8 @@ TEST(ThreadTeam, AnErrorReleasesTheOthersAndIsRethrown) {
   }
 }
 
+// A sanitizer's shadow memory does not fit below the limit that this test sets.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 // Starts a team of which the system gives a part, and exits: 0 if the error says so.
 [[noreturn]] void StartTooManyThreads() {
   int64_t pages = 0;
@@ -157,11 +159,9 @@ TEST(ThreadTeam, AnErrorReleasesTheOthersAndIsRethrown) {
 }
 
 TEST(ThreadTeam, SaysThatThreadsDoNotStart) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "a sanitizer's shadow memory does not fit the limit";
-#endif
   EXPECT_EXIT(StartTooManyThreads(), testing::ExitedWithCode(0), "cannot start 1000 threads");
 }
+#endif
 
 TEST(Random, MatchesThePublishedVectors) {
   // Known-answer test of the paper's reference implementation.
