@@ -12,6 +12,7 @@
 #include <set>
 #include <thread>
 
+#include "core/temporary_folder.h"
 #include "data/file_list.h"
 #include "data/file_stream.h"
 #include "ringwise/corpus.h"
@@ -27,12 +28,6 @@ using ::testing::HasSubstr;
 
 class DataTest : public ::testing::Test {
  protected:
-  DataTest() {
-    std::string pattern = (fs::temp_directory_path() / "ringwise_XXXXXX").string();
-    root_ = mkdtemp(pattern.data());
-  }
-  ~DataTest() override { fs::remove_all(root_); }
-
   void Write(const std::string& name, const std::string& text) const {
     fs::create_directories((root_ / name).parent_path());
     std::ofstream(root_ / name, std::ios::binary) << text;
@@ -44,7 +39,8 @@ class DataTest : public ::testing::Test {
     return names;
   }
 
-  fs::path root_;
+  TemporaryFolder temporary_;
+  const fs::path root_ = temporary_.path();
 };
 
 std::string Text(const TokenStream& stream) {

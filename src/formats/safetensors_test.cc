@@ -4,10 +4,9 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include <cstdlib>
 #include <cstring>
-#include <filesystem>
 
+#include "core/temporary_folder.h"
 #include "formats/file_io.h"
 #include "ringwise/error.h"
 #include "ringwise/random.h"
@@ -19,12 +18,6 @@ using ::testing::HasSubstr;
 
 class SafetensorsTest : public ::testing::Test {
  protected:
-  SafetensorsTest() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "ringwise_XXXXXX").string();
-    folder_ = mkdtemp(pattern.data());
-  }
-  ~SafetensorsTest() override { std::filesystem::remove_all(folder_); }
-
   std::string Path(const std::string& name) const { return folder_ + "/" + name; }
 
   // A file of this header and so many zero bytes of data.
@@ -51,7 +44,8 @@ class SafetensorsTest : public ::testing::Test {
     return "";
   }
 
-  std::string folder_;
+  TemporaryFolder temporary_;
+  const std::string& folder_ = temporary_.path();
 };
 
 std::span<const std::byte> Bytes(const std::vector<float>& values) {

@@ -3,10 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <filesystem>
 #include <limits>
 
+#include "core/temporary_folder.h"
 #include "formats/file_io.h"
 #include "ringwise/error.h"
 #include "ringwise/memory.h"
@@ -20,12 +19,9 @@ using ::testing::HasSubstr;
 class WeightsTest : public ::testing::Test {
  protected:
   WeightsTest() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "ringwise_XXXXXX").string();
-    folder_ = mkdtemp(pattern.data());
     Add("model.embed_tokens.weight", {2, 3}, 1);
     Add("model.norm.weight", {3}, 10);
   }
-  ~WeightsTest() override { std::filesystem::remove_all(folder_); }
 
   void Add(const std::string& name, const Shape& shape, float first) {
     Parameter parameter{name, Tensor(meter_, MemoryCategory::kParameters, DType::kF32, shape), {}};
@@ -65,7 +61,8 @@ class WeightsTest : public ::testing::Test {
             {"F32", extents, std::as_bytes(std::span(Values(index), shape.elements()))}};
   }
 
-  std::string folder_;
+  TemporaryFolder temporary_;
+  const std::string& folder_ = temporary_.path();
   MemoryMeter meter_;
   std::vector<Parameter> parameters_;
 };

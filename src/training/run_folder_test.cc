@@ -10,6 +10,7 @@
 #include <fstream>
 #include <set>
 
+#include "core/temporary_folder.h"
 #include "formats/file_io.h"
 #include "ringwise/error.h"
 #include "ringwise/trainer.h"
@@ -27,12 +28,9 @@ using testing::ThrowsMessage;
 class RunFolder : public testing::Test {
  protected:
   RunFolder() {
-    std::string name = (fs::temp_directory_path() / "ringwise_XXXXXX").string();
-    folder_ = mkdtemp(name.data());
     run_ = folder_ + "/run";
     run_folder::Create(run_);
   }
-  ~RunFolder() override { fs::remove_all(folder_); }
 
   // A checkpoint of two files that hold its step.
   static void Fill(const std::string& folder, int64_t step) {
@@ -57,7 +55,8 @@ class RunFolder : public testing::Test {
     return names;
   }
 
-  std::string folder_;
+  TemporaryFolder temporary_;
+  const std::string& folder_ = temporary_.path();
   std::string run_;
 };
 
