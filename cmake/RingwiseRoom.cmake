@@ -36,6 +36,10 @@ function(ringwise_room name)
     target_link_libraries(${name}_test PRIVATE ringwise_${name} ${ARG_PRIVATE} GTest::gtest_main
                                                GTest::gmock)
     add_test(NAME ${name} COMMAND ${name}_test)
+    if(RINGWISE_SANITIZE MATCHES thread)
+      set_tests_properties(${name} PROPERTIES ENVIRONMENT
+        "TSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/cmake/tsan_suppressions.txt")
+    endif()
   endif()
   if(mpi_tests AND RINGWISE_MPI)
     add_executable(${name}_mpi_test ${mpi_tests})

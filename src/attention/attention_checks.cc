@@ -4,14 +4,18 @@
 
 #include <cmath>
 #include <numbers>
+#include <utility>
 
 #include "ringwise/error.h"
 
 namespace ringwise {
 
 void CheckAttentionShape(const AttentionShape& shape) {
-  if (shape.head_dim < 1 || shape.head_dim > 256) {
-    throw ShapeError(fmt::format("attention: head_dim must be 1 to 256, found {}", shape.head_dim));
+  for (const auto& [name, dim] :
+       {std::pair{"head_dim", shape.head_dim}, std::pair{"value head_dim", shape.value_dim}}) {
+    if (dim < 1 || dim > 256) {
+      throw ShapeError(fmt::format("attention: {} must be 1 to 256, found {}", name, dim));
+    }
   }
   if (shape.batch < 0 || shape.heads < 1 || shape.kv_heads < 1 ||
       shape.heads % shape.kv_heads != 0) {
@@ -21,13 +25,21 @@ void CheckAttentionShape(const AttentionShape& shape) {
   }
 }
 
-void CheckRows(const char* name, const ConstTensorView& view, const AttentionShape& shape,
-               int64_t length, int64_t heads) {
-  const Shape expected{shape.batch, length, heads, shape.head_dim};
+void CheckShape(const char* name, const ConstTensorView& view, const Shape& expected) {
   if (!(view.shape == expected)) {
     throw ShapeError(fmt::format("attention: {} must be {}, found {}", name, expected.ToString(),
                                  view.shape.ToString()));
   }
+}
+
+void CheckQueryRows(const char* name, const ConstTensorView& view, const AttentionShape& shape,
+                    int64_t q_len, int64_t dim) {
+  CheckShape(name, view, {shape.batch, q_len, shape.heads, dim});
+}
+
+void CheckKeyRows(const char* name, const ConstTensorView& view, const AttentionShape& shape,
+                  int64_t kv_len, int64_t dim) {
+  CheckShape(name, view, {shape.batch, kv_len, shape.kv_heads, dim});
 }
 
 void CheckDType(const char* name, const ConstTensorView& view, DType dtype) {
@@ -39,19 +51,26 @@ void CheckDType(const char* name, const ConstTensorView& view, DType dtype) {
 
 void CheckKeyValue(const ConstTensorView& key, const ConstTensorView& value,
                    const AttentionShape& shape, int64_t kv_len) {
-  CheckRows("key", key, shape, kv_len, shape.kv_heads);
-  CheckRows("value", value, shape, kv_len, shape.kv_heads);
+  CheckKeyRows("key", key, shape, kv_len, shape.head_dim);
+  CheckKeyRows("value", value, shape, kv_len, shape.value_dim);
   CheckDType("key", key, shape.dtype);
   CheckDType("value", value, shape.dtype);
 }
 
-void CheckLogSumExp(const ConstTensorView& view, const AttentionShape& shape, int64_t q_len) {
-  const Shape expected{shape.batch, shape.heads, q_len};
-  if (!(view.shape == expected)) {
-    throw ShapeError(fmt::format("attention: logsumexp must be {}, found {}", expected.ToString(),
-                                 view.shape.ToString()));
+void CheckLogSumExp(const char* name, const ConstTensorView& view, const AttentionShape& shape,
+                    int64_t q_len) {
+  CheckShape(name, view, {shape.batch, shape.heads, q_len});
+  CheckDType(name, view, DType::kF32);
+}
+
+void CheckSaved(const AttentionSaved& saved, const AttentionShape& shape, int64_t q_len) {
+  CheckQueryRows("output", saved.output, shape, q_len, shape.value_dim);
+  CheckQueryRows("output gradient", saved.output_gradient, shape, q_len, shape.value_dim);
+  CheckDType("output gradient", saved.output_gradient, shape.dtype);
+  CheckLogSumExp("logsumexp", saved.logsumexp, shape, q_len);
+  if (saved.logsumexp_gradient) {
+    CheckLogSumExp("logsumexp gradient", *saved.logsumexp_gradient, shape, q_len);
   }
-  CheckDType("logsumexp", view, DType::kF32);
 }
 
 double Scale(const AttentionShape& shape, const AttentionOptions& options) {

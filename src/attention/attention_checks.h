@@ -6,15 +6,20 @@ namespace ringwise {
 
 // Throw ShapeError saying which argument, what was expected and what was found.
 void CheckAttentionShape(const AttentionShape& shape);
-// A tensor of rows [batch, length, heads, head_dim].
-void CheckRows(const char* name, const ConstTensorView& view, const AttentionShape& shape,
-               int64_t length, int64_t heads);
+void CheckShape(const char* name, const ConstTensorView& view, const Shape& expected);
+// Rows of queries [batch, q_len, heads, dim] and of keys [batch, kv_len, kv_heads, dim].
+void CheckQueryRows(const char* name, const ConstTensorView& view, const AttentionShape& shape,
+                    int64_t q_len, int64_t dim);
+void CheckKeyRows(const char* name, const ConstTensorView& view, const AttentionShape& shape,
+                  int64_t kv_len, int64_t dim);
 void CheckDType(const char* name, const ConstTensorView& view, DType dtype);
-// Both rows [batch, kv_len, kv_heads, head_dim] of the shape's type.
+// Both of the shape's type.
 void CheckKeyValue(const ConstTensorView& key, const ConstTensorView& value,
                    const AttentionShape& shape, int64_t kv_len);
 // [batch, heads, q_len], f32.
-void CheckLogSumExp(const ConstTensorView& view, const AttentionShape& shape, int64_t q_len);
+void CheckLogSumExp(const char* name, const ConstTensorView& view, const AttentionShape& shape,
+                    int64_t q_len);
+void CheckSaved(const AttentionSaved& saved, const AttentionShape& shape, int64_t q_len);
 
 // scale * log2(e): scores to base 2.
 float ScaleToBase2(const AttentionShape& shape, const AttentionOptions& options);

@@ -109,7 +109,7 @@ class Formula {
     int64_t j = 0;
     for (const PositionRun& run : case_.key_positions) {
       for (int64_t n = 0; n < run.count; ++n, ++j) {
-        if (!Sees(case_.options.mask, query_position, run[n])) continue;
+        if (!Sees({case_.options.mask, b, h}, query_position, run[n])) continue;
         visible_.push_back(j);
         probability_.push_back(scale_ * Dot(q, &key_[KeyRow(b, j, h)]));
         row_max = std::max(row_max, probability_.back());

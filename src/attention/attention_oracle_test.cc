@@ -29,11 +29,11 @@ const Mask kFull{.causal = false};
 const Mask kCausal{.causal = true};
 
 const Problem kProblems[] = {
-    {{2, 4, 2, 3, DType::kF32}, {std::nullopt, kCausal}, {{2, 5, 1}}, {{0, 7, 1}}},
-    {{1, 3, 3, 5, DType::kF32}, {0.7, kFull}, {{0, 4, 2}, {20, 1, 1}}, {{0, 6, 1}}},
+    {{2, 4, 2, 3, 3, DType::kF32}, {std::nullopt, kCausal}, {{2, 5, 1}}, {{0, 7, 1}}},
+    {{1, 3, 3, 5, 5, DType::kF32}, {0.7, kFull}, {{0, 4, 2}, {20, 1, 1}}, {{0, 6, 1}}},
     // The first two queries see nothing.
-    {{1, 6, 2, 1, DType::kF32}, {-1.3, kCausal}, {{0, 6, 1}}, {{2, 3, 1}}},
-    {{1, 2, 1, 4, DType::kF32}, {0.0, kFull}, {{0, 2, 1}}, {{0, 3, 1}}},
+    {{1, 6, 2, 1, 1, DType::kF32}, {-1.3, kCausal}, {{0, 6, 1}}, {{2, 3, 1}}},
+    {{1, 2, 1, 4, 4, DType::kF32}, {0.0, kFull}, {{0, 2, 1}}, {{0, 3, 1}}},
 };
 
 class Oracle : public testing::TestWithParam<int> {
@@ -97,7 +97,7 @@ TEST_P(Oracle, LogSumExpAndOutputByHand) {
       double sum = 0;
       double weighted = 0;
       for (int64_t j = 0; j < kv_len_; ++j) {
-        if (!Sees(problem_.options.mask, At(problem_.query_positions, i),
+        if (!Sees({problem_.options.mask, 0, 0}, At(problem_.query_positions, i),
                   At(problem_.key_positions, j))) {
           continue;
         }

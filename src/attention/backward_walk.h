@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 #include <type_traits>
 #include <vector>
@@ -76,9 +77,9 @@ class BackwardWalk {
     Rows<const Operand> keys;
     Rows<const Operand> values;
     for (int64_t head = kv_head * heads; head < (kv_head + 1) * heads; ++head) {
+      const MaskPlane plane{problem_.mask, batch, head};
       for (const RowBlock& queries : problem_.query_blocks) {
-        if (Classify(problem_.mask, queries.positions, tile.positions) == TileKind::kEmpty)
-          continue;
+        if (Classify(plane, queries.positions, tile.positions) == TileKind::kEmpty) continue;
         if (!started) {
           started = true;
           keys = AsOperand(block.Keys(batch, kv_head, tile.begin), tile.count(), head_dim_,
@@ -88,7 +89,8 @@ class BackwardWalk {
           StartTile(keys, tile);
         }
         LoadQueries(batch, head, queries);
-        AttendTile(keys, values, tile, queries, batch * problem_.shape.heads + head, dq, copy);
+        AttendTile(plane, keys, values, tile, queries, batch * problem_.shape.heads + head, dq,
+                   copy);
         progress.Worked(5 * tile.count() * queries.count() * head_dim_);
       }
     }
@@ -126,7 +128,7 @@ class BackwardWalk {
     Operand* packed_ds = nullptr;  // packed [tile rows][kBackwardQueryBlock]; float: `ds` itself
     float* logsumexp = nullptr;    // [kBackwardQueryBlock], base 2
     float* delta = nullptr;        // [kBackwardQueryBlock]
-    ColumnRange* visible[kBackwardPanels] = {};  // [tile rows]
+    uint64_t* visible[kBackwardPanels] = {};  // [tile rows]
     Operand* wide_queries = nullptr;  // [kBackwardQueryBlock][head_dim], only if Storage widens
     Operand* wide_keys = nullptr;     // [tile rows][head_dim]
     Operand* wide_values = nullptr;
@@ -135,8 +137,8 @@ class BackwardWalk {
   // What one panel of queries sees of a key tile.
   struct PanelView {
     RowBlock queries;
-    VisibleRows rows;                      // none: begin == end
-    const ColumnRange* visible = nullptr;  // null: all
+    VisibleRows rows;                   // none: begin == end
+    const uint64_t* visible = nullptr;  // a bit a column; null: all
   };
 
   // head_dim as products take it.
@@ -166,7 +168,7 @@ class BackwardWalk {
     }
     work.logsumexp = arena.Take<float>(kBackwardQueryBlock);
     work.delta = arena.Take<float>(kBackwardQueryBlock);
-    for (ColumnRange*& ranges : work.visible) ranges = arena.Take<ColumnRange>(tile_rows);
+    for (uint64_t*& bits : work.visible) bits = arena.Take<uint64_t>(tile_rows);
     if constexpr (kWidens<Storage, Operand>) {
       work.wide_queries = arena.Take<Operand>(kBackwardQueryBlock * head_dim);
       work.wide_keys = arena.Take<Operand>(tile_rows * head_dim);
@@ -211,18 +213,19 @@ class BackwardWalk {
     std::fill(work_.delta + count, work_.delta + kBackwardQueryBlock, 0.0f);
   }
 
-  PanelView See(const RowBlock& queries, int panel, const RowBlock& tile) const {
+  PanelView See(const MaskPlane& plane, const RowBlock& queries, int panel,
+                const RowBlock& tile) const {
     PanelView view;
     view.queries = Part(queries, panel * kPanel, kPanel);
-    switch (Classify(problem_.mask, view.queries.positions, tile.positions)) {
+    switch (Classify(plane, view.queries.positions, tile.positions)) {
       case TileKind::kEmpty:
         break;
       case TileKind::kFull:
         view.rows = {0, static_cast<int>(tile.count())};
         break;
       case TileKind::kPartial:
-        view.rows = FindVisible(problem_.mask, view.queries.positions, tile.positions,
-                                work_.visible[panel]);
+        view.rows =
+            FindVisible(plane, view.queries.positions, tile.positions, work_.visible[panel]);
         view.rows.begin -= view.rows.begin % kRowGroup<Operand>;
         view.visible = work_.visible[panel];
         break;
@@ -230,11 +233,12 @@ class BackwardWalk {
     return view;
   }
 
-  void AttendTile(Rows<const Operand> keys, Rows<const Operand> values, const RowBlock& tile,
-                  const RowBlock& queries, int64_t batch_head, QueryGradient& dq, int copy) const {
+  void AttendTile(const MaskPlane& plane, Rows<const Operand> keys, Rows<const Operand> values,
+                  const RowBlock& tile, const RowBlock& queries, int64_t batch_head,
+                  QueryGradient& dq, int copy) const {
     PanelView panels[kBackwardPanels];
     const auto panel_count = static_cast<int>((queries.count() + kPanel - 1) / kPanel);
-    for (int p = 0; p < panel_count; ++p) panels[p] = See(queries, p, tile);
+    for (int p = 0; p < panel_count; ++p) panels[p] = See(plane, queries, p, tile);
     if (!FiniteWhereHidden(keys, panels, tile, queries)) {
       for (int p = 0; p < panel_count; ++p) {
         AttendPairs(keys, values, panels[p], p, tile,
@@ -301,10 +305,11 @@ class BackwardWalk {
       const int end = std::min(step + kStepRows, tile_end);
       MakeScoreGradients(keys, values, panel, p, {step, end});
       for (int row = std::max(step, panel.rows.begin); row < std::min(end, panel.rows.end); ++row) {
-        const auto columns = static_cast<int32_t>(panel.queries.count());
-        const ColumnRange range =
-            panel.visible == nullptr ? ColumnRange{0, columns} : panel.visible[row];
-        for (int column = range.begin; column < range.end; ++column) {
+        const auto columns = static_cast<int>(panel.queries.count());
+        uint64_t left = ~uint64_t{0} >> (kPanel - columns);
+        if (panel.visible != nullptr) left &= panel.visible[row];
+        for (; left != 0; left &= left - 1) {
+          const int column = std::countr_zero(left);
           const int64_t query = p * kPanel + column;
           const auto power =
               static_cast<float>(work_.p[(row - step) * kBackwardQueryBlock + query]);
@@ -345,7 +350,7 @@ class BackwardWalk {
                      work_.d_output.transposed[p], kPanel, scores.rows, scores.columns, depth_,
                      work_.dp, kPanel, false);
     kernels_.softmax_gradient(
-        scores, work_.dp, work_.logsumexp + p * kPanel, work_.delta + p * kPanel,
+        scores, {}, work_.dp, work_.logsumexp + p * kPanel, work_.delta + p * kPanel,
         p_step + (begin - step.begin) * kBackwardQueryBlock, ds_tile + begin * kBackwardQueryBlock,
         work_.packed_ds + begin * kBackwardQueryBlock + p * kPanel * kRowGroup<Operand>,
         kBackwardQueryBlock);

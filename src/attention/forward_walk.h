@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -57,20 +58,21 @@ class ForwardWalk {
   void Attend(const ForwardBlock<const Storage>& block, const std::vector<RowBlock>& key_tiles,
               int64_t batch, int64_t head, const RowBlock& queries, const PartialAttention& state,
               ProgressCounter& progress) {
+    const MaskPlane plane{problem_.mask, batch, head};
     const int64_t kv_head = head * problem_.shape.kv_heads / problem_.shape.heads;
     const auto panels = static_cast<int>((queries.count() + kPanel - 1) / kPanel);
     for (int p = 0; p < panels; ++p) {
       Start(batch, head, Part(queries, p * kPanel, kPanel), work_.panels[p]);
     }
     for (const RowBlock& tile : key_tiles) {
-      if (Classify(problem_.mask, queries.positions, tile.positions) == TileKind::kEmpty) continue;
+      if (Classify(plane, queries.positions, tile.positions) == TileKind::kEmpty) continue;
       const auto count = static_cast<int>(tile.count());
       const Rows<const Operand> keys =
           AsOperand(block.Keys(batch, kv_head, tile.begin), count, head_dim_, work_.wide_keys);
       const Rows<const Operand> values =
           AsOperand(block.Values(batch, kv_head, tile.begin), head_dim_, count, work_.wide_values);
       for (int p = 0; p < panels; ++p) {
-        AttendTile(keys, values, tile, Part(queries, p * kPanel, kPanel), work_.panels[p]);
+        AttendTile(plane, keys, values, tile, Part(queries, p * kPanel, kPanel), work_.panels[p]);
       }
       progress.Worked(2 * count * queries.count() * head_dim_);
     }
@@ -105,7 +107,7 @@ class ForwardWalk {
     float* scores = nullptr;           // [kStepRows][kPanel]
     Operand* probabilities = nullptr;  // packed [kKeyChunk][kPanel]
     float* rows = nullptr;             // [kPanel][head_dim]: the output, transposed back
-    ColumnRange* visible = nullptr;    // [kKeyChunk]
+    uint64_t* visible = nullptr;       // [kKeyChunk], a bit a column
     // Only where Storage is widened:
     Operand* wide_queries = nullptr;  // [kPanel][head_dim]
     Operand* wide_keys = nullptr;     // [kKeyChunk][head_dim]
@@ -126,7 +128,7 @@ class ForwardWalk {
     work.scores = arena.Take<float>(kStepRows * kPanel);
     work.probabilities = arena.Take<Operand>(kKeyChunk * kPanel);
     work.rows = arena.Take<float>(kPanel * head_dim);
-    work.visible = arena.Take<ColumnRange>(kKeyChunk);
+    work.visible = arena.Take<uint64_t>(kKeyChunk);
     if constexpr (kWidens<Storage, Operand>) {
       work.wide_queries = arena.Take<Operand>(kPanel * head_dim);
       work.wide_keys = arena.Take<Operand>(kKeyChunk * head_dim);
@@ -148,14 +150,14 @@ class ForwardWalk {
     panel.unseen = true;
   }
 
-  void AttendTile(Rows<const Operand> keys, Rows<const Operand> values, const RowBlock& tile,
-                  const RowBlock& queries, Panel& panel) const {
-    const TileKind kind = Classify(problem_.mask, queries.positions, tile.positions);
+  void AttendTile(const MaskPlane& plane, Rows<const Operand> keys, Rows<const Operand> values,
+                  const RowBlock& tile, const RowBlock& queries, Panel& panel) const {
+    const TileKind kind = Classify(plane, queries.positions, tile.positions);
     if (kind == TileKind::kEmpty) return;
     VisibleRows rows{0, static_cast<int>(tile.count())};
-    const ColumnRange* visible = nullptr;
+    const uint64_t* visible = nullptr;
     if (kind == TileKind::kPartial) {
-      rows = FindVisible(problem_.mask, queries.positions, tile.positions, work_.visible);
+      rows = FindVisible(plane, queries.positions, tile.positions, work_.visible);
       visible = work_.visible;
     }
     const bool careful = visible != nullptr && !AllFinite(values, head_dim_, tile.count());
@@ -239,7 +241,8 @@ class ForwardWalk {
       return;
     }
     for (int row = rows.begin; row < rows.end; ++row) {
-      for (int column = work_.visible[row].begin; column < work_.visible[row].end; ++column) {
+      for (uint64_t left = work_.visible[row]; left != 0; left &= left - 1) {
+        const int column = std::countr_zero(left);
         const auto p = static_cast<float>(
             work_.probabilities[PackedIndex<Operand>(row - first, column, kPanel)]);
         for (int i = 0; i < head_dim_; ++i) {

@@ -4,30 +4,21 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <span>
 
+#include "ringwise/attention_options.h"
 #include "ringwise/context.h"
-#include "ringwise/mask.h"
 #include "ringwise/positions.h"
+#include "ringwise/ring_attention.h"
 #include "ringwise/tensor.h"
 
 // One device's part of exact attention: the queries of one shard, fed one key/value block at a
-// time.
-//
-//   score_ij = scale q_i . k_j where the mask lets i see j, else -inf      (query head h reads
-//   logsumexp_i = log sum_j exp(score_ij)                                   kv_head h * kv_heads /
-//   heads) output_i = sum_j exp(score_ij - logsumexp_i) v_j
+// time. What is computed: ringwise/attention_options.h.
 //
 // The ring calls these two interfaces; it does not know tiles. Two implementations: the tiled
 // kernels and a plain reference in double (shard_attention_reference), so that a schedule can be
 // checked without rounding.
 namespace ringwise {
-
-struct AttentionOptions {
-  std::optional<double> scale;  // default head_dim^-1/2; 0 is legal
-  Mask mask;
-};
 
 // Called between tiles so that transfers move; may be empty.
 using ProgressHook = std::function<void()>;
@@ -36,7 +27,8 @@ struct AttentionShape {
   int64_t batch = 0;
   int64_t heads = 0;
   int64_t kv_heads = 0;       // divides heads
-  int64_t head_dim = 0;       // 1 to 256
+  int64_t head_dim = 0;       // of query and key, 1 to 256
+  int64_t value_dim = 0;      // of value and output, 1 to 256
   DType dtype = DType::kF32;  // of query, key, value
 };
 
@@ -49,15 +41,15 @@ class ShardAttentionForward {
 
   // Bytes of the block of `kv_len` keys.
   virtual int64_t BlockBytes(int64_t kv_len) const = 0;
-  // key, value [batch, kv_len, kv_heads, head_dim] at `positions` -> block.
+  // key [batch, kv_len, kv_heads, head_dim], value [.., value_dim] at `positions` -> block.
   virtual void Pack(ConstTensorView key, ConstTensorView value, const Positions& positions,
                     std::span<std::byte> block) = 0;
   // Attends all queries to the block and merges the partial result into the state (f32).
   virtual void Attend(std::span<const std::byte> block, const Positions& key_positions,
                       const ProgressHook& progress) = 0;
-  // Writes output [batch, q_len, heads, head_dim] in the view's type, rounded once, and logsumexp
-  // [batch, heads, q_len] f32. Rows that saw nothing: 0 and -inf.
-  virtual void Finish(TensorView output, TensorView logsumexp) = 0;
+  // Adds the sinks and writes the outputs.
+  virtual void Finish(const AttentionOutputs& outputs) = 0;
+  virtual AttentionStats stats() const = 0;  // of the blocks attended so far
 };
 
 class ShardAttentionBackward {
@@ -75,20 +67,13 @@ class ShardAttentionBackward {
                       std::span<std::byte> gradient, const ProgressHook& progress) = 0;
   // sum += gradient, both of the same block.
   virtual void AddGradient(std::span<std::byte> sum, std::span<const std::byte> gradient) = 0;
-  // gradient -> key_gradient, value_gradient [batch, kv_len, kv_heads, head_dim], in the views'
-  // type.
+  // gradient -> key_gradient, value_gradient, as Pack's tensors, in the views' type.
   virtual void UnpackGradient(std::span<const std::byte> gradient, TensorView key_gradient,
                               TensorView value_gradient) = 0;
-  // Writes dq [batch, q_len, heads, head_dim] in the view's type.
-  virtual void Finish(TensorView query_gradient) = 0;
-};
-
-// What backward needs of forward.
-struct AttentionSaved {
-  ConstTensorView query;            // [batch, q_len, heads, head_dim]
-  ConstTensorView output;           // as query, f32 or the storage type
-  ConstTensorView logsumexp;        // [batch, heads, q_len] f32, over all keys of all blocks
-  ConstTensorView output_gradient;  // as query
+  // Writes dq in the view's type, and this rank's part of the gradients of bias and sinks where
+  // they are asked for. The views of key and value are not touched.
+  virtual void Finish(const AttentionGradients& gradients) = 0;
+  virtual AttentionStats stats() const = 0;  // of the blocks attended so far
 };
 
 // The tiled kernels. Views must outlive the object. Memory: state and dq in f32 (activations), one
@@ -100,6 +85,6 @@ std::unique_ptr<ShardAttentionForward> MakeShardAttentionForward(Context& contex
                                                                  const Positions& query_positions);
 std::unique_ptr<ShardAttentionBackward> MakeShardAttentionBackward(
     Context& context, const AttentionShape& shape, const AttentionOptions& options,
-    const AttentionSaved& saved, const Positions& query_positions);
+    ConstTensorView query, const AttentionSaved& saved, const Positions& query_positions);
 
 }  // namespace ringwise

@@ -24,14 +24,15 @@ template <class Storage>
 class TiledBackward final : public ShardAttentionBackward {
  public:
   TiledBackward(Context& context, const AttentionShape& shape, const AttentionOptions& options,
-                const AttentionSaved& saved, const Positions& query_positions)
+                ConstTensorView query, const AttentionSaved& saved,
+                const Positions& query_positions)
       : context_(context),
         query_positions_(query_positions),
         problem_{.shape = shape,
                  .mask = options.mask,
                  .scale = Scale(shape, options),
                  .scale_base2 = ScaleToBase2(shape, options),
-                 .query = saved.query,
+                 .query = query,
                  .output_gradient = saved.output_gradient,
                  .q_len = Count(query_positions),
                  .query_blocks = CutIntoBlocks(query_positions, kBackwardQueryBlock, false)},
@@ -98,8 +99,9 @@ class TiledBackward final : public ShardAttentionBackward {
   void UnpackGradient(std::span<const std::byte> gradient, TensorView key_gradient,
                       TensorView value_gradient) override {
     const int64_t kv_len = key_gradient.shape[1];
-    CheckRows("key gradient", key_gradient, problem_.shape, kv_len, problem_.shape.kv_heads);
-    CheckRows("value gradient", value_gradient, problem_.shape, kv_len, problem_.shape.kv_heads);
+    CheckKeyRows("key gradient", key_gradient, problem_.shape, kv_len, problem_.shape.head_dim);
+    CheckKeyRows("value gradient", value_gradient, problem_.shape, kv_len,
+                 problem_.shape.value_dim);
     assert(static_cast<int64_t>(gradient.size()) == GradientBytes(kv_len));
     const GradientBlock<const float> sums = Gradient<const float>(kv_len, gradient.data());
     ForEachRow(kv_len, [&](int64_t batch, int64_t row, int64_t head) {
@@ -108,11 +110,12 @@ class TiledBackward final : public ShardAttentionBackward {
     });
   }
 
-  void Finish(TensorView query_gradient) override {
-    CheckRows("query gradient", query_gradient, problem_.shape, problem_.q_len,
-              problem_.shape.heads);
-    dq_.Finish(problem_.scale, query_gradient);
+  void Finish(const AttentionGradients& gradients) override {
+    CheckQueryRows("query gradient", gradients.query, problem_.shape, problem_.q_len,
+                   problem_.shape.head_dim);
+    dq_.Finish(problem_.scale, gradients.query);
   }
+  AttentionStats stats() const override { return {}; }
 
  private:
   template <class Element>
@@ -219,7 +222,7 @@ class TiledBackward final : public ShardAttentionBackward {
   std::vector<int64_t> SplitByWork(const std::vector<RowBlock>& tiles) const {
     std::vector<double> before{0};  // work of a head group before each tile
     for (const RowBlock& tile : tiles) {
-      const int64_t visible = CountVisible(problem_.mask, query_positions_, {tile.positions});
+      const int64_t visible = CountVisible({problem_.mask}, query_positions_, {tile.positions});
       before.push_back(before.back() + static_cast<double>(visible));
     }
     const auto tile_count = static_cast<int64_t>(tiles.size());
@@ -252,19 +255,18 @@ class TiledBackward final : public ShardAttentionBackward {
 
 std::unique_ptr<ShardAttentionBackward> MakeShardAttentionBackward(
     Context& context, const AttentionShape& shape, const AttentionOptions& options,
-    const AttentionSaved& saved, const Positions& query_positions) {
+    ConstTensorView query, const AttentionSaved& saved, const Positions& query_positions) {
   CheckAttentionShape(shape);
   const int64_t q_len = Count(query_positions);
-  CheckRows("query", saved.query, shape, q_len, shape.heads);
-  CheckRows("output", saved.output, shape, q_len, shape.heads);
-  CheckRows("output gradient", saved.output_gradient, shape, q_len, shape.heads);
-  CheckDType("query", saved.query, shape.dtype);
-  CheckDType("output gradient", saved.output_gradient, shape.dtype);
-  CheckLogSumExp(saved.logsumexp, shape, q_len);
+  CheckQueryRows("query", query, shape, q_len, shape.head_dim);
+  CheckDType("query", query, shape.dtype);
+  CheckSaved(saved, shape, q_len);
   if (shape.dtype == DType::kF32) {
-    return std::make_unique<TiledBackward<float>>(context, shape, options, saved, query_positions);
+    return std::make_unique<TiledBackward<float>>(context, shape, options, query, saved,
+                                                  query_positions);
   }
-  return std::make_unique<TiledBackward<bf16>>(context, shape, options, saved, query_positions);
+  return std::make_unique<TiledBackward<bf16>>(context, shape, options, query, saved,
+                                               query_positions);
 }
 
 }  // namespace ringwise

@@ -67,16 +67,20 @@ class TiledForward final : public ShardAttentionForward {
         [&](const auto& kernels) { AttendWith(kernels, block, key_positions, progress); });
   }
 
-  void Finish(TensorView output, TensorView logsumexp) override {
-    CheckRows("output", output, problem_.shape, q_len_, problem_.shape.heads);
-    CheckLogSumExp(logsumexp, problem_.shape, q_len_);
+  void Finish(const AttentionOutputs& outputs) override {
+    const auto& [output, logsumexp] = outputs;
+    CheckQueryRows("output", output, problem_.shape, q_len_, problem_.shape.value_dim);
+    CheckLogSumExp("logsumexp", logsumexp, problem_.shape, q_len_);
     const auto blocks = static_cast<int64_t>(query_blocks_.size());
     context_.team.ForEach(problem_.shape.batch * blocks, [&](int64_t index, int) {
-      DispatchDType(output.dtype, [&]<class T>(T) {
-        FinishRows<T>(index / blocks, query_blocks_[index % blocks], output, logsumexp);
+      DispatchDType(outputs.output.dtype, [&]<class T>(T) {
+        FinishRows<T>(index / blocks, query_blocks_[index % blocks], outputs.output,
+                      outputs.logsumexp);
       });
     });
   }
+
+  AttentionStats stats() const override { return {}; }
 
  private:
   template <class Element>
@@ -110,7 +114,7 @@ class TiledForward final : public ShardAttentionForward {
     std::vector<std::pair<int64_t, int64_t>> work;
     for (size_t i = 0; i < query_blocks_.size(); ++i) {
       const int64_t visible =
-          CountVisible(problem_.mask, {query_blocks_[i].positions}, key_positions);
+          CountVisible({problem_.mask}, {query_blocks_[i].positions}, key_positions);
       if (visible > 0) work.emplace_back(-visible, static_cast<int64_t>(i));
     }
     std::sort(work.begin(), work.end());
@@ -198,7 +202,7 @@ std::unique_ptr<ShardAttentionForward> MakeShardAttentionForward(Context& contex
                                                                  ConstTensorView query,
                                                                  const Positions& query_positions) {
   CheckAttentionShape(shape);
-  CheckRows("query", query, shape, Count(query_positions), shape.heads);
+  CheckQueryRows("query", query, shape, Count(query_positions), shape.head_dim);
   CheckDType("query", query, shape.dtype);
   if (shape.dtype == DType::kF32) {
     return std::make_unique<TiledForward<float>>(context, shape, options, query, query_positions);

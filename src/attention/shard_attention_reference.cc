@@ -63,7 +63,7 @@ void ForEachVisiblePair(const AttentionShape& shape, const Mask& mask, const Pos
     for (int64_t h = 0; h < shape.heads; ++h) {
       for (int64_t i = 0; i < q_len; ++i) {
         for (int64_t j = 0; j < kv_len; ++j) {
-          if (!Sees(mask, At(queries, i), At(keys, j))) continue;
+          if (!Sees({mask, b, h}, At(queries, i), At(keys, j))) continue;
           visit(((b * q_len + i) * shape.heads + h) * shape.head_dim,
                 ((b * kv_len + j) * shape.kv_heads + h / group) * shape.head_dim,
                 (b * shape.heads + h) * q_len + i);
@@ -122,9 +122,9 @@ void ReferenceShardForward::Attend(std::span<const std::byte> block, const Posit
   if (progress) progress();
 }
 
-void ReferenceShardForward::Finish(TensorView output, TensorView logsumexp) {
-  Write(output_, output);
-  Write(logsumexp_, logsumexp);
+void ReferenceShardForward::Finish(const AttentionOutputs& outputs) {
+  Write(output_, outputs.output);
+  Write(logsumexp_, outputs.logsumexp);
 }
 
 std::vector<double> ReferenceShardForward::Output() const { return output_; }
@@ -212,6 +212,8 @@ void ReferenceShardBackward::UnpackGradient(std::span<const std::byte> gradient,
   Write(dv_, value_gradient);
 }
 
-void ReferenceShardBackward::Finish(TensorView query_gradient) { Write(dq_, query_gradient); }
+void ReferenceShardBackward::Finish(const AttentionGradients& gradients) {
+  Write(dq_, gradients.query);
+}
 
 }  // namespace ringwise

@@ -19,7 +19,8 @@ class ReferenceShardForward final : public ShardAttentionForward {
             std::span<std::byte> block) override;
   void Attend(std::span<const std::byte> block, const Positions& key_positions,
               const ProgressHook& progress) override;
-  void Finish(TensorView output, TensorView logsumexp) override;
+  void Finish(const AttentionOutputs& outputs) override;
+  AttentionStats stats() const override { return {}; }
 
   // What Finish writes, before rounding.
   std::vector<double> Output() const;
@@ -52,7 +53,8 @@ class ReferenceShardBackward final : public ShardAttentionBackward {
   void AddGradient(std::span<std::byte> sum, std::span<const std::byte> gradient) override;
   void UnpackGradient(std::span<const std::byte> gradient, TensorView key_gradient,
                       TensorView value_gradient) override;
-  void Finish(TensorView query_gradient) override;
+  void Finish(const AttentionGradients& gradients) override;
+  AttentionStats stats() const override { return {}; }
 
   // What Finish and UnpackGradient write, before rounding.
   const std::vector<double>& QueryGradient() const { return dq_; }

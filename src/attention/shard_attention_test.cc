@@ -96,7 +96,7 @@ AttentionResults Compute(const Case& c, const Inputs& inputs, bool backward = tr
   {
     ThreadTeam team(c.threads);
     Context context{team, meter};
-    const AttentionShape shape{c.batch, c.heads, c.kv_heads, c.head_dim, c.dtype};
+    const AttentionShape shape{c.batch, c.heads, c.kv_heads, c.head_dim, c.head_dim, c.dtype};
     // Kept in f32 for backward, as its delta wants; the caller rounds.
     Tensor output(meter, MemoryCategory::kActivations, DType::kF32,
                   {c.batch, c.q_len(), c.heads, c.head_dim});
@@ -114,14 +114,14 @@ AttentionResults Compute(const Case& c, const Inputs& inputs, bool backward = tr
         forward->Attend(block.bytes(), keys, progress);
         begin += count;
       }
-      forward->Finish(output.view(), logsumexp.view());
+      forward->Finish({output.view(), logsumexp.view()});
     }
     results.output = ToDoubles(output.view());
     results.logsumexp = ToDoubles(logsumexp.view());
     if (!backward) return results;
-    const AttentionSaved saved{inputs.query, output.view(), logsumexp.view(),
-                               inputs.output_gradient};
-    const auto gradients = MakeShardAttentionBackward(context, shape, c.options, saved, c.queries);
+    const AttentionSaved saved{output.view(), logsumexp.view(), inputs.output_gradient};
+    const auto gradients =
+        MakeShardAttentionBackward(context, shape, c.options, inputs.query, saved, c.queries);
     Tensor dq(meter, MemoryCategory::kGradients, c.dtype, inputs.query.shape);
     Tensor dk(meter, MemoryCategory::kGradients, c.dtype, inputs.key.shape);
     Tensor dv(meter, MemoryCategory::kGradients, c.dtype, inputs.key.shape);
@@ -141,7 +141,7 @@ AttentionResults Compute(const Case& c, const Inputs& inputs, bool backward = tr
                                 dv.view().Slice(1, begin, count));
       begin += count;
     }
-    gradients->Finish(dq.view());
+    gradients->Finish({dq.view(), dk.view(), dv.view()});
     results.dq = ToDoubles(dq.view());
     results.dk = ToDoubles(dk.view());
     results.dv = ToDoubles(dv.view());
@@ -507,12 +507,12 @@ TEST(ShardAttention, RefusesShapesThatDisagree) {
   const auto make = [&](const AttentionShape& shape, const Positions& positions) {
     MakeShardAttentionForward(context, shape, {}, query.view(), positions);
   };
-  EXPECT_NO_THROW(make({1, 3, 1, 16, DType::kF32}, Contiguous(8)));
-  EXPECT_THROW(make({1, 3, 2, 16, DType::kF32}, Contiguous(8)), ShapeError);
-  EXPECT_THROW(make({1, 3, 1, 257, DType::kF32}, Contiguous(8)), ShapeError);
-  EXPECT_THROW(make({1, 3, 1, 16, DType::kF32}, Contiguous(7)), ShapeError);
-  EXPECT_THROW(make({2, 3, 1, 16, DType::kF32}, Contiguous(8)), ShapeError);
-  EXPECT_THROW(make({1, 3, 1, 16, DType::kBF16}, Contiguous(8)), ShapeError);
+  EXPECT_NO_THROW(make({1, 3, 1, 16, 16, DType::kF32}, Contiguous(8)));
+  EXPECT_THROW(make({1, 3, 2, 16, 16, DType::kF32}, Contiguous(8)), ShapeError);
+  EXPECT_THROW(make({1, 3, 1, 257, 16, DType::kF32}, Contiguous(8)), ShapeError);
+  EXPECT_THROW(make({1, 3, 1, 16, 16, DType::kF32}, Contiguous(7)), ShapeError);
+  EXPECT_THROW(make({2, 3, 1, 16, 16, DType::kF32}, Contiguous(8)), ShapeError);
+  EXPECT_THROW(make({1, 3, 1, 16, 16, DType::kBF16}, Contiguous(8)), ShapeError);
 }
 
 }  // namespace

@@ -69,19 +69,18 @@ Rows<T> HeadRows(const ConstTensorView& view, int64_t batch, int64_t row, int64_
   return {view.at<std::remove_const_t<T>>(batch, row, head), view.strides[1]};
 }
 
-// Which columns each key of `keys` is visible from, and the keys between the first and the last
-// that any query sees.
+// Writes which queries see each key of `keys`, a bit a query, and returns the keys between the
+// first and the last that any query sees.
 struct VisibleRows {
   int begin = 0;
   int end = 0;
 };
-inline VisibleRows FindVisible(const Mask& mask, const PositionRun& queries,
-                               const PositionRun& keys, ColumnRange* ranges) {
+inline VisibleRows FindVisible(const MaskPlane& plane, const PositionRun& queries,
+                               const PositionRun& keys, uint64_t* bits) {
+  VisibleBits(plane, queries, keys, {bits, static_cast<size_t>(keys.count)});
   VisibleRows rows;
   for (int row = 0; row < keys.count; ++row) {
-    const VisibleQueries visible = QueriesThatSee(mask, queries, keys[row]);
-    ranges[row] = {visible.begin, visible.end};
-    if (visible.begin >= visible.end) continue;
+    if (bits[row] == 0) continue;
     if (rows.end == 0) rows.begin = row;
     rows.end = row + 1;
   }

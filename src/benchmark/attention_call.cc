@@ -58,14 +58,16 @@ AttentionCall::AttentionCall(Rank& rank, const AttentionProblem& problem) : rank
 }
 
 void AttentionCall::Forward() {
-  RingAttentionForward(rank_.context, rank_.ring, options_, query_.view(), key_.view(),
-                       value_.view(), output_.view(), logsumexp_.view());
+  RingAttentionForward(rank_.context, rank_.ring, options_,
+                       {query_.view(), key_.view(), value_.view()},
+                       {output_.view(), logsumexp_.view()});
 }
 
 void AttentionCall::Backward() {
-  RingAttentionBackward(rank_.context, rank_.ring, options_, query_.view(), key_.view(),
-                        value_.view(), output_.view(), logsumexp_.view(), output_gradient_.view(),
-                        query_gradient_.view(), key_gradient_.view(), value_gradient_.view());
+  RingAttentionBackward(rank_.context, rank_.ring, options_,
+                        {query_.view(), key_.view(), value_.view()},
+                        {output_.view(), logsumexp_.view(), output_gradient_.view()},
+                        {query_gradient_.view(), key_gradient_.view(), value_gradient_.view()});
 }
 
 }  // namespace ringwise

@@ -66,19 +66,18 @@ void CheckAttentionProblem(Rank& rank, AttentionProblem problem) {
   whole.mask.causal = problem.causal;
   whole.query_offset = offset;
   whole.layout = problem.layout;
-  whole.query = query.view();
-  whole.key = key.view();
-  whole.value = value.view();
+  whole.key_layout = problem.layout;
+  whole.inputs = {query.view(), key.view(), value.view()};
   if (problem.direction != Direction::kForward) whole.output_gradient = output_gradient.view();
   const WholeResults found = AttendWhole(rank.context, rank.ring, whole);
   if (rank.world.rank() != 0) return;
 
-  const AttentionCase exact{.options = {.scale = {}, .mask = whole.mask},
+  const AttentionCase exact{.options = whole,
                             .query_positions = queries,
                             .key_positions = keys,
-                            .query = whole.query,
-                            .key = whole.key,
-                            .value = whole.value,
+                            .query = whole.inputs.query,
+                            .key = whole.inputs.key,
+                            .value = whole.inputs.value,
                             .output_gradient = whole.output_gradient};
   const AttentionOracle oracle = ComputeAttentionOracle(exact);
   const auto doubles = [](const std::vector<float>& values) {

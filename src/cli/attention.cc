@@ -112,9 +112,8 @@ class Inputs {
     }
     whole_.query_offset = k[1] - q[1];
     whole_.layout = flags.layout;
-    whole_.query = query_.view();
-    whole_.key = key_.view();
-    whole_.value = value_.view();
+    whole_.key_layout = flags.layout;
+    whole_.inputs = {query_.view(), key_.view(), value_.view()};
     if (file.entries().contains("dout")) {
       output_gradient_ = Load(meter_, "dout", file.at("dout"), dtype);
       ExpectShape("dout", output_gradient_, q, "as q");
@@ -135,8 +134,8 @@ void Write(const std::string& path, const WholeAttention& whole, const WholeResu
   const auto shape = [](const Shape& extents) {
     return std::vector<int64_t>{extents[0], extents[1], extents[2], extents[3]};
   };
-  const std::vector<int64_t> query = shape(whole.query.shape);
-  const std::vector<int64_t> key = shape(whole.key.shape);
+  const std::vector<int64_t> query = shape(whole.inputs.query.shape);
+  const std::vector<int64_t> key = shape(whole.inputs.key.shape);
   std::vector<NamedBytes> tensors;
   const auto add = [&](const char* name, const std::vector<float>& values,
                        const std::vector<int64_t>& extents) {

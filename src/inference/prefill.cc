@@ -78,8 +78,9 @@ class PromptPass {
     options.mask.causal = true;
     options.query_positions = positions_;
     options.key_positions = positions_;
-    RingAttentionForward(context_, ring_, options, Batched(query_.view()), Batched(key),
-                         Batched(value), Batched(attended_.view()), logsumexp_.view());
+    RingAttentionForward(context_, ring_, options,
+                         {Batched(query_.view()), Batched(key), Batched(value)},
+                         {Batched(attended_.view()), logsumexp_.view()});
     const PackedMatrix output =
         gemm_.Pack({&layer.output, 1}, Gemm::Orientation::kTransposed, compute_);
     ForEachBlock([&](int64_t begin, int64_t count) {

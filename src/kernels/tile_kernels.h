@@ -32,19 +32,21 @@ int64_t PackedIndex(int64_t k, int64_t n, int64_t ld) {
   return k / kGroup * kGroup * ld + n * kGroup + k % kGroup;
 }
 
-// Columns [begin, end) of a row.
-struct ColumnRange {
-  int32_t begin = 0;
-  int32_t end = 0;
-};
-
-// A tile of scores as the first product leaves it.
+// A tile of scores as the first product leaves it. Bit c of a row's word stands for column c.
 struct ScoreTile {
   const float* scores = nullptr;  // [rows][kPanel]
   int rows = 0;
   int columns = 0;
-  float scale = 0;                       // of scores; logarithms are to base 2
-  const ColumnRange* visible = nullptr;  // of each row; null: every column
+  float scale = 0;                    // of scores; logarithms are to base 2
+  const uint64_t* visible = nullptr;  // of each row; null: every column
+  const uint64_t* kept = nullptr;     // of each row, by dropout; null: every column
+};
+
+// What else the gradients of a tile's scores depend on and give.
+struct ScoreGradientTerms {
+  float dropout_factor = 1;       // of the dp of pairs that are kept
+  const float* slopes = nullptr;  // [rows][kPanel] d score / d (scale product); null: 1
+  float* unsloped = nullptr;  // [rows][kPanel] out: ds before `slopes`, f32; null: not asked for
 };
 
 template <class Operand>
@@ -59,17 +61,19 @@ struct TileKernels {
 
   // t = scale * score - reference[column]; p = 2^t where visible, else 0, packed with ld kPanel.
   // sums[column] = sum of p before rounding, weights[column] = sum of p as rounded to Operand.
+  // What is packed is 0 too where p is not kept; sums and weights count all p.
   // excess[column] = largest visible t, -inf without any.
   // Returns the largest excess. NaN scores give NaN p and sums, and do not count for the excess.
   float (*softmax)(const ScoreTile& tile, const float* reference, Operand* p, float* sums,
                    float* weights, float* excess);
 
-  // p = 2^(scale * score - logsumexp[column]), ds = p (dp - delta[column]) where visible, else 0.
-  // dp [rows][kPanel]. p, ds: rows `ld` apart; packed_ds: packed with `ld` (float: null, because ds
-  // itself is packed).
-  void (*softmax_gradient)(const ScoreTile& tile, const float* dp, const float* logsumexp,
-                           const float* delta, Operand* p, Operand* ds, Operand* packed_ds,
-                           int64_t ld);
+  // p = 2^(scale * score - logsumexp[column]) where visible, else 0
+  // ds = p (dp' - delta[column]) slopes, with dp' = dropout_factor * dp where kept, else 0
+  // What is stored of p is 0 where it is not kept. dp [rows][kPanel]. p, ds: rows `ld` apart;
+  // packed_ds: packed with `ld` (float: null, because ds itself is packed).
+  void (*softmax_gradient)(const ScoreTile& tile, const ScoreGradientTerms& terms, const float* dp,
+                           const float* logsumexp, const float* delta, Operand* p, Operand* ds,
+                           Operand* packed_ds, int64_t ld);
 
   // matrix[row][column] *= factors[column] of rows [0, rows), kPanel wide.
   void (*scale_columns)(const float* factors, int rows, float* matrix);

@@ -132,13 +132,8 @@ inline __m512 RoughExp2(__m512 t) {
   return _mm512_scalef_ps(p, t);
 }
 
-// The lanes of the vector at `column` that lie in `range`.
-inline __mmask16 Lanes(int column, ColumnRange range) {
-  const auto below = [column](int32_t index) -> uint32_t {
-    return (1u << std::clamp(index - column, 0, kLanes)) - 1u;
-  };
-  return static_cast<__mmask16>(below(range.end) & ~below(range.begin));
-}
+// The lanes of the vector at `column` whose bits are set.
+inline __mmask16 Lanes(int column, uint64_t bits) { return static_cast<__mmask16>(bits >> column); }
 
 // Both rows rounded to bf16 (to nearest, ties to even): `first` in the low half.
 inline __m512i Round(__m512 first, __m512 second) {
@@ -150,6 +145,11 @@ inline __m512i Pair(__m512i halves) {
                                           21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
                                           11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
   return _mm512_permutexvar_epi16(_mm512_loadu_si512(kOrder), halves);
+}
+
+// Of two rows, the first in the low half.
+inline __mmask32 BothLanes(int column, uint64_t first, uint64_t second) {
+  return Lanes(column, first) | static_cast<__mmask32>(Lanes(column, second)) << 16;
 }
 
 template <bool kMasked>
@@ -171,7 +171,7 @@ void AnyScoreMaxima(const ScoreTile& tile, float* maxima) {
   tile.visible ? ScoreMaxima<true>(tile, maxima) : ScoreMaxima<false>(tile, maxima);
 }
 
-template <bool kMasked>
+template <bool kMasked, bool kDrops>
 float Softmax(const ScoreTile& tile, const float* reference, bf16* p, float* sums, float* weights,
               float* excess) {
   const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
@@ -184,8 +184,13 @@ float Softmax(const ScoreTile& tile, const float* reference, bf16* p, float* sum
     __m512 sum = _mm512_setzero_ps();
     __m512 weight = _mm512_setzero_ps();
     const auto store = [&](int row, __m512 first, __m512 second) {
-      const __m512i pairs = Pair(Round(first, second));
+      const __m512i halves = Round(first, second);
+      __m512i pairs = Pair(halves);
       weight = _mm512_dpbf16_ps(weight, (__m512bh)pairs, ones);
+      if constexpr (kDrops) {
+        const uint64_t below = row + 1 < tile.rows ? tile.kept[row + 1] : 0;
+        pairs = Pair(_mm512_maskz_mov_epi16(BothLanes(column, tile.kept[row], below), halves));
+      }
       _mm512_storeu_si512(p + row * kPanel + 2 * column, pairs);
     };
     const auto one = [&](int row) {
@@ -219,8 +224,10 @@ float Softmax(const ScoreTile& tile, const float* reference, bf16* p, float* sum
 
 float AnySoftmax(const ScoreTile& tile, const float* reference, bf16* p, float* sums,
                  float* weights, float* excess) {
-  return tile.visible ? Softmax<true>(tile, reference, p, sums, weights, excess)
-                      : Softmax<false>(tile, reference, p, sums, weights, excess);
+  const auto softmax = tile.kept      ? tile.visible ? &Softmax<true, true> : &Softmax<false, true>
+                            : tile.visible ? &Softmax<true, false>
+                                      : &Softmax<false, false>;
+  return softmax(tile, reference, p, sums, weights, excess);
 }
 
 inline void StoreLow(bf16* to, __m512i halves) {
@@ -230,22 +237,39 @@ inline void StoreHigh(bf16* to, __m512i halves) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_extracti64x4_epi64(halves, 1));
 }
 
-template <bool kMasked>
-void SoftmaxGradient(const ScoreTile& tile, const float* dp, const float* logsumexp,
-                     const float* delta, bf16* p, bf16* ds, bf16* packed_ds, int64_t ld) {
+template <bool kMasked, bool kHasTerms>
+void SoftmaxGradient(const ScoreTile& tile, const ScoreGradientTerms& terms, const float* dp,
+                     const float* logsumexp, const float* delta, bf16* p, bf16* ds, bf16* packed_ds,
+                     int64_t ld) {
+  const __m512 dropout_factor = _mm512_set1_ps(terms.dropout_factor);
   const __m512 scale = _mm512_set1_ps(tile.scale);
   for (int column = 0; column < tile.columns; column += kLanes) {
     const __m512 logsumexp_v = _mm512_loadu_ps(logsumexp + column);
     const __m512 delta_v = _mm512_loadu_ps(delta + column);
     const auto one = [&](int row, __m512& power, __m512& gradient) {
       const __m512 score = _mm512_loadu_ps(tile.scores + row * kPanel + column);
-      const __m512 dp_v = _mm512_loadu_ps(dp + row * kPanel + column);
+      __m512 dp_v = _mm512_loadu_ps(dp + row * kPanel + column);
       power = RoughExp2(_mm512_fmsub_ps(score, scale, logsumexp_v));
+      if constexpr (kHasTerms) {
+        if (tile.kept != nullptr) {
+          dp_v = _mm512_maskz_mul_ps(Lanes(column, tile.kept[row]), dp_v, dropout_factor);
+        }
+      }
       gradient = _mm512_mul_ps(power, _mm512_sub_ps(dp_v, delta_v));
       if constexpr (kMasked) {
         const __mmask16 lanes = Lanes(column, tile.visible[row]);
         power = _mm512_maskz_mov_ps(lanes, power);
         gradient = _mm512_maskz_mov_ps(lanes, gradient);
+      }
+      if constexpr (kHasTerms) {
+        const int at = row * kPanel + column;
+        if (terms.unsloped != nullptr) _mm512_storeu_ps(terms.unsloped + at, gradient);
+        if (terms.slopes != nullptr) {
+          gradient = _mm512_mul_ps(gradient, _mm512_loadu_ps(terms.slopes + at));
+        }
+        if (tile.kept != nullptr) {
+          power = _mm512_maskz_mov_ps(Lanes(column, tile.kept[row]), power);
+        }
       }
     };
     for (int row = 0; row < tile.rows; row += 2) {
@@ -267,10 +291,16 @@ void SoftmaxGradient(const ScoreTile& tile, const float* dp, const float* logsum
   }
 }
 
-void AnySoftmaxGradient(const ScoreTile& tile, const float* dp, const float* logsumexp,
-                        const float* delta, bf16* p, bf16* ds, bf16* packed_ds, int64_t ld) {
-  tile.visible ? SoftmaxGradient<true>(tile, dp, logsumexp, delta, p, ds, packed_ds, ld)
-               : SoftmaxGradient<false>(tile, dp, logsumexp, delta, p, ds, packed_ds, ld);
+void AnySoftmaxGradient(const ScoreTile& tile, const ScoreGradientTerms& terms, const float* dp,
+                        const float* logsumexp, const float* delta, bf16* p, bf16* ds,
+                        bf16* packed_ds, int64_t ld) {
+  const bool has_terms =
+      tile.kept != nullptr || terms.slopes != nullptr || terms.unsloped != nullptr;
+  const auto gradient =
+      has_terms      ? tile.visible ? &SoftmaxGradient<true, true> : &SoftmaxGradient<false, true>
+           : tile.visible ? &SoftmaxGradient<true, false>
+                     : &SoftmaxGradient<false, false>;
+  gradient(tile, terms, dp, logsumexp, delta, p, ds, packed_ds, ld);
 }
 
 void PackTransposed(const bf16* source, int64_t stride, int rows, int length, bf16* packed) {

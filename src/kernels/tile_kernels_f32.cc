@@ -146,12 +146,10 @@ HWY_INLINE V Higher(V t, V high) {
 #endif
 }
 
-// The lanes of the vector at `column` that lie in `range`.
-HWY_INLINE auto Lanes(int column, ColumnRange range) {
-  const D d;
-  const V index = hn::Iota(d, static_cast<float>(column));
-  return hn::And(hn::Ge(index, hn::Set(d, static_cast<float>(range.begin))),
-                 hn::Lt(index, hn::Set(d, static_cast<float>(range.end))));
+// The lanes of the vector at `column` whose bits are set.
+HWY_INLINE auto Lanes(int column, uint64_t bits) {
+  const uint64_t shifted = bits >> column;
+  return hn::LoadMaskBits(D(), reinterpret_cast<const uint8_t*>(&shifted));
 }
 
 template <bool kMasked>
@@ -174,7 +172,7 @@ void AnyScoreMaxima(const ScoreTile& tile, float* maxima) {
   tile.visible ? ScoreMaxima<true>(tile, maxima) : ScoreMaxima<false>(tile, maxima);
 }
 
-template <bool kMasked>
+template <bool kMasked, bool kDrops>
 float Softmax(const ScoreTile& tile, const float* reference, float* p, float* sums, float* weights,
               float* excess) {
   const D d;
@@ -198,6 +196,7 @@ float Softmax(const ScoreTile& tile, const float* reference, float* p, float* su
       }
       high = Higher(t, high);
       sum = hn::Add(sum, power);
+      if constexpr (kDrops) power = hn::IfThenElseZero(Lanes(column, tile.kept[row]), power);
       hn::StoreU(power, d, p + row * kPanel + column);
     };
     int row = 0;
@@ -218,27 +217,41 @@ float Softmax(const ScoreTile& tile, const float* reference, float* p, float* su
 
 float AnySoftmax(const ScoreTile& tile, const float* reference, float* p, float* sums,
                  float* weights, float* excess) {
-  return tile.visible ? Softmax<true>(tile, reference, p, sums, weights, excess)
-                      : Softmax<false>(tile, reference, p, sums, weights, excess);
+  const auto softmax = tile.kept      ? tile.visible ? &Softmax<true, true> : &Softmax<false, true>
+                            : tile.visible ? &Softmax<true, false>
+                                      : &Softmax<false, false>;
+  return softmax(tile, reference, p, sums, weights, excess);
 }
 
-template <bool kMasked>
-void SoftmaxGradient(const ScoreTile& tile, const float* dp, const float* logsumexp,
-                     const float* delta, float* p, float* ds, int64_t ld) {
+template <bool kMasked, bool kHasTerms>
+void SoftmaxGradient(const ScoreTile& tile, const ScoreGradientTerms& terms, const float* dp,
+                     const float* logsumexp, const float* delta, float* p, float* ds, int64_t ld) {
   const D d;
+  [[maybe_unused]] const V dropout_factor = hn::Set(d, terms.dropout_factor);
   const V scale = hn::Set(d, tile.scale);
   for (int column = 0; column < tile.columns; column += kWidth) {
     const V minus_logsumexp = hn::Neg(hn::LoadU(d, logsumexp + column));
     const V delta_v = hn::LoadU(d, delta + column);
     const auto one = [&](int row) HWY_ATTR {
       const V score = hn::LoadU(d, tile.scores + row * kPanel + column);
-      const V dp_v = hn::LoadU(d, dp + row * kPanel + column);
+      V dp_v = hn::LoadU(d, dp + row * kPanel + column);
       V power = Exp2(hn::MulAdd(score, scale, minus_logsumexp));
+      if constexpr (kHasTerms) {
+        if (tile.kept != nullptr) {
+          dp_v = hn::IfThenElseZero(Lanes(column, tile.kept[row]), hn::Mul(dp_v, dropout_factor));
+        }
+      }
       V gradient = hn::Mul(power, hn::Sub(dp_v, delta_v));
       if constexpr (kMasked) {
         const auto lanes = Lanes(column, tile.visible[row]);
         power = hn::IfThenElseZero(lanes, power);
         gradient = hn::IfThenElseZero(lanes, gradient);
+      }
+      if constexpr (kHasTerms) {
+        const int at = row * kPanel + column;
+        if (terms.unsloped != nullptr) hn::StoreU(gradient, d, terms.unsloped + at);
+        if (terms.slopes != nullptr) gradient = hn::Mul(gradient, hn::LoadU(d, terms.slopes + at));
+        if (tile.kept != nullptr) power = hn::IfThenElseZero(Lanes(column, tile.kept[row]), power);
       }
       hn::StoreU(power, d, p + row * ld + column);
       hn::StoreU(gradient, d, ds + row * ld + column);
@@ -254,10 +267,16 @@ void SoftmaxGradient(const ScoreTile& tile, const float* dp, const float* logsum
   }
 }
 
-void AnySoftmaxGradient(const ScoreTile& tile, const float* dp, const float* logsumexp,
-                        const float* delta, float* p, float* ds, float*, int64_t ld) {
-  tile.visible ? SoftmaxGradient<true>(tile, dp, logsumexp, delta, p, ds, ld)
-               : SoftmaxGradient<false>(tile, dp, logsumexp, delta, p, ds, ld);
+void AnySoftmaxGradient(const ScoreTile& tile, const ScoreGradientTerms& terms, const float* dp,
+                        const float* logsumexp, const float* delta, float* p, float* ds, float*,
+                        int64_t ld) {
+  const bool has_terms =
+      tile.kept != nullptr || terms.slopes != nullptr || terms.unsloped != nullptr;
+  const auto gradient =
+      has_terms      ? tile.visible ? &SoftmaxGradient<true, true> : &SoftmaxGradient<false, true>
+           : tile.visible ? &SoftmaxGradient<true, false>
+                     : &SoftmaxGradient<false, false>;
+  gradient(tile, terms, dp, logsumexp, delta, p, ds, ld);
 }
 
 void ScaleColumns(const float* factors, int rows, float* matrix) {

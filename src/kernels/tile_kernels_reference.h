@@ -25,8 +25,10 @@ double ReferenceProduct(const Operand* a, int64_t lda, const Operand* b, int64_t
 }
 
 inline bool ReferenceVisible(const ScoreTile& tile, int row, int column) {
-  if (tile.visible == nullptr) return true;
-  return column >= tile.visible[row].begin && column < tile.visible[row].end;
+  return tile.visible == nullptr || (tile.visible[row] >> column & 1) != 0;
+}
+inline bool ReferenceKept(const ScoreTile& tile, int row, int column) {
+  return tile.kept == nullptr || (tile.kept[row] >> column & 1) != 0;
 }
 
 // scale * score; -inf where hidden.

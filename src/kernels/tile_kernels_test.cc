@@ -91,21 +91,24 @@ TYPED_TEST(TileKernelsTest, ProductOfEverySize) {
 }
 
 struct Scores {
-  explicit Scores(int rows, bool masked) : scores(Normal<float>(rows * kPanel, 3, 20.0f)) {
+  explicit Scores(int rows, bool masked, bool drops = false)
+      : scores(Normal<float>(rows * kPanel, 3, 20.0f)) {
     Random random(2, 2);
     for (int row = 0; row < rows; ++row) {
-      const auto begin = static_cast<int32_t>(random.Below(70));
-      const auto end = static_cast<int32_t>(random.Below(80));
-      visible.push_back({std::min(begin, kPanel), std::min(end, kPanel)});
+      // Some rows all, none or half of them.
+      visible.push_back(row % 5 == 3 ? ~uint64_t{0} : row % 5 == 1 ? 0 : random.Below(UINT64_MAX));
+      kept.push_back(random.Below(UINT64_MAX));
     }
     tile = {.scores = scores.data(),
             .rows = rows,
             .columns = kPanel,
             .scale = 0.17f,
-            .visible = masked ? visible.data() : nullptr};
+            .visible = masked ? visible.data() : nullptr,
+            .kept = drops ? kept.data() : nullptr};
   }
   std::vector<float> scores;
-  std::vector<ColumnRange> visible;
+  std::vector<uint64_t> visible;
+  std::vector<uint64_t> kept;
   ScoreTile tile;
 };
 
@@ -118,9 +121,9 @@ constexpr double kRoughPolynomial = 8.5e-5;  // where bf16 follows
 TYPED_TEST(TileKernelsTest, Softmax) {
   using Operand = TypeParam;
   ForEachKernels<Operand>([&](const TileKernels<Operand>& kernels) {
-    for (const bool masked : {false, true}) {
+    for (const int options : {0, 1, 2, 3}) {
       for (const int rows : {1, 2, 5, 48}) {
-        const Scores input(rows, masked);
+        const Scores input(rows, (options & 1) != 0, (options & 2) != 0);
         const ScoreTile& tile = input.tile;
         const auto reference = Normal<float>(kPanel, 4);
         std::vector<Operand> p((rows + 1) * kPanel, Operand(9.0f));
@@ -138,13 +141,19 @@ TYPED_TEST(TileKernelsTest, Softmax) {
             // The argument's own rounding is relative to its magnitude.
             const double t = std::abs(tile.scale * tile.scores[row * kPanel + column]);
             const double bound = kPolynomial + kRounding<Operand> + 6e-8 * (t + 4);
-            ASSERT_NEAR(found, expected, bound * expected + 1e-37) << row << " " << column;
-            ASSERT_TRUE(ReferenceVisible(tile, row, column) || found == 0.0);
             sum += expected;
-            weight += found;
+            weight += expected;
+            if (!ReferenceKept(tile, row, column) || !ReferenceVisible(tile, row, column)) {
+              ASSERT_EQ(found, 0.0) << row << " " << column;
+              continue;
+            }
+            ASSERT_NEAR(found, expected, bound * expected + 1e-37) << row << " " << column;
+            if (tile.kept == nullptr) weight += found - expected;
           }
           EXPECT_NEAR(sums[column], sum, 3e-6 * sum + 1e-37);
-          EXPECT_NEAR(weights[column], weight, 3e-6 * weight + 1e-37);
+          // Those that were not kept count as rounded too, which cannot be seen in p.
+          const double rounding = tile.kept == nullptr ? 0.0 : kRounding<Operand>;
+          EXPECT_NEAR(weights[column], weight, (3e-6 + rounding) * weight + 1e-37);
           const double maximum = ReferenceMaximum(tile, column);
           expected_highest = std::max(expected_highest, maximum - reference[column]);
           if (std::isinf(maximum)) {
@@ -173,28 +182,46 @@ TYPED_TEST(TileKernelsTest, SoftmaxGradient) {
   using Operand = TypeParam;
   constexpr bool kIsBf16 = std::is_same_v<Operand, bf16>;
   ForEachKernels<Operand>([&](const TileKernels<Operand>& kernels) {
-    for (const bool masked : {false, true}) {
+    for (const int options : {0, 1, 2, 3, 4, 5, 8, 15}) {
       for (const int rows : {1, 4, 7, 48}) {
-        const Scores input(rows, masked);
+        const Scores input(rows, (options & 1) != 0, (options & 2) != 0);
         const ScoreTile& tile = input.tile;
         constexpr int64_t kStride = 2 * kPanel;
         auto logsumexp = Normal<float>(kPanel, 5);
         logsumexp[7] = kInfinity;  // a row that sees nothing, or none
         const auto delta = Normal<float>(kPanel, 6);
         const auto dp = Normal<float>(rows * kPanel, 7);
+        const auto slopes = Normal<float>(rows * kPanel, 8);
+        std::vector<float> unsloped(rows * kPanel);
+        const ScoreGradientTerms terms{.dropout_factor = 1.25f,
+                                       .slopes = (options & 4) != 0 ? slopes.data() : nullptr,
+                                       .unsloped = (options & 8) != 0 ? unsloped.data() : nullptr};
         std::vector<Operand> p((rows + 1) * kStride), ds(p.size()), packed(p.size());
-        kernels.softmax_gradient(tile, dp.data(), logsumexp.data(), delta.data(), p.data(),
+        kernels.softmax_gradient(tile, terms, dp.data(), logsumexp.data(), delta.data(), p.data(),
                                  ds.data(), kIsBf16 ? packed.data() : nullptr, kStride);
         for (int row = 0; row < rows; ++row) {
           for (int column = 0; column < kPanel; ++column) {
             const double power = ReferenceProbability(tile, row, column, logsumexp[column]);
-            const double gradient = power * (dp[row * kPanel + column] - delta[column]);
+            const int in_panel = row * kPanel + column;
+            const bool kept = ReferenceKept(tile, row, column);
+            const double factor = tile.kept == nullptr ? 1.0 : kept ? 1.25 : 0.0;
+            const double unsloped_gradient = power * (factor * dp[in_panel] - delta[column]);
+            const double gradient =
+                unsloped_gradient * (terms.slopes == nullptr ? 1.0 : slopes[in_panel]);
             const double t = std::abs(tile.scale * tile.scores[row * kPanel + column]);
             const double bound =
                 (kIsBf16 ? kRoughPolynomial : kPolynomial) + kRounding<Operand> + 6e-8 * (t + 4);
             const int64_t at = row * kStride + column;
-            ASSERT_NEAR(ToDouble(p[at]), power, bound * power + 1e-37);
-            ASSERT_NEAR(ToDouble(ds[at]), gradient, bound * std::abs(gradient) + 1e-37);
+            ASSERT_NEAR(ToDouble(p[at]), kept ? power : 0.0, bound * power + 1e-37);
+            // The difference of dp and delta may cancel, having been rounded before.
+            const double cancelled = 1e-6 * power * std::abs(delta[column]) *
+                                     (terms.slopes == nullptr ? 1 : std::abs(slopes[in_panel]));
+            ASSERT_NEAR(ToDouble(ds[at]), gradient, bound * std::abs(gradient) + cancelled + 1e-37);
+            if (terms.unsloped != nullptr) {
+              ASSERT_NEAR(unsloped[in_panel], unsloped_gradient,
+                          bound * std::abs(unsloped_gradient) +
+                              1e-6 * power * std::abs(delta[column]) + 1e-37);
+            }
             if (kIsBf16) {
               ASSERT_EQ(ToDouble(packed[PackedIndex<Operand>(row, column, kStride)]),
                         ToDouble(ds[at]));
@@ -223,8 +250,8 @@ TYPED_TEST(TileKernelsTest, NaNIsKept) {
       EXPECT_FALSE(std::isnan(excess[column]));
     }
     EXPECT_TRUE(std::isnan(ToDouble(p[PackedIndex<Operand>(2, 11, kPanel)])));
-    kernels.softmax_gradient(input.tile, zero.data(), zero.data(), zero.data(), p.data(), ds.data(),
-                             packed.data(), kPanel);
+    kernels.softmax_gradient(input.tile, {}, zero.data(), zero.data(), zero.data(), p.data(),
+                             ds.data(), packed.data(), kPanel);
     EXPECT_TRUE(std::isnan(ToDouble(p[2 * kPanel + 11])));
     EXPECT_TRUE(std::isnan(ToDouble(ds[2 * kPanel + 11])));
   });

@@ -56,7 +56,7 @@ TEST(AttentionWork, StripedAndZigzagBalanceCausalAttention) {
   const auto work = [](Layout layout) {
     std::vector<Positions> positions;
     for (int rank = 0; rank < 4; ++rank) positions.push_back(ShardPositions(layout, 4096, 4, rank));
-    return ComputeAttentionWork({.causal = true}, positions, positions);
+    return ComputeAttentionWork({.causal = true}, 1, 1, positions, positions);
   };
   const AttentionWork contiguous = work(Layout::kContiguous);
   EXPECT_EQ(contiguous.visible_pairs[0], 1024 * 1025 / 2);
@@ -64,7 +64,7 @@ TEST(AttentionWork, StripedAndZigzagBalanceCausalAttention) {
   EXPECT_NEAR(contiguous.largest_over_mean, 1.75, 0.01);
   EXPECT_LT(work(Layout::kStriped).largest_over_mean, 1.001);
   EXPECT_LT(work(Layout::kZigzag).largest_over_mean, 1.001);
-  EXPECT_EQ(ComputeAttentionWork({}, {{}, {}}, {{}, {}}).largest_over_mean, 1.0);
+  EXPECT_EQ(ComputeAttentionWork({}, 1, 1, {{}, {}}, {{}, {}}).largest_over_mean, 1.0);
 }
 
 }  // namespace

@@ -15,9 +15,10 @@ namespace ringwise {
 namespace {
 
 // What must be the same on every rank.
-constexpr std::array<const char*, 9> kNames = {"batch",    "heads",           "kv_heads",
-                                               "head_dim", "dtype",           "scale (its bits)",
-                                               "causal",   "query_positions", "key_positions"};
+constexpr std::array<const char*, 10> kNames = {
+    "batch",           "heads",        "kv_heads",         "head_dim",
+    "value_dim",       "dtype",        "scale (its bits)", "causal",
+    "query_positions", "key_positions"};
 using Record = std::array<int64_t, kNames.size()>;
 
 // FNV-1a: different positions give different numbers, as good as always.
@@ -37,54 +38,50 @@ int64_t Fingerprint(const std::vector<Positions>& all) {
   return static_cast<int64_t>(hash);
 }
 
-AttentionShape CheckHere(const Communicator& ring, const RingAttentionOptions& options,
-                         std::initializer_list<NamedView> inputs,
-                         std::initializer_list<NamedRows> others, ConstTensorView logsumexp) {
+int64_t QueryCount(const Communicator& ring, const RingAttentionOptions& options) {
+  return Count(options.query_positions[ring.rank()]);
+}
+int64_t KeyCount(const Communicator& ring, const RingAttentionOptions& options) {
+  return Count(options.key_positions[ring.rank()]);
+}
+
+AttentionShape ShapeOf(const Communicator& ring, const RingAttentionOptions& options,
+                       const AttentionInputs& inputs) {
   for (const auto* positions : {&options.query_positions, &options.key_positions}) {
     if (static_cast<int>(positions->size()) != ring.size()) {
       throw ShapeError(fmt::format("attention: positions of {} ranks are needed, found {}",
                                    ring.size(), positions->size()));
     }
   }
-  for (const NamedView& input : inputs) {
-    if (input.view.shape.rank() != 4) {
-      throw ShapeError(
-          fmt::format("attention: {} must be [batch, length, heads, head_dim], found {}",
-                      input.name, input.view.shape.ToString()));
-    }
-  }
-  const ConstTensorView& query = inputs.begin()[0].view;
-  const ConstTensorView& key = inputs.begin()[1].view;
-  const AttentionShape shape{query.shape[0], query.shape[2], key.shape[2], query.shape[3],
-                             query.dtype};
+  const auto check_rank = [](const char* name, const ConstTensorView& view) {
+    if (view.shape.rank() == 4) return;
+    throw ShapeError(fmt::format("attention: {} must be [batch, length, heads, head_dim], found {}",
+                                 name, view.shape.ToString()));
+  };
+  check_rank("query", inputs.query);
+  check_rank("key", inputs.key);
+  check_rank("value", inputs.value);
+  const AttentionShape shape{.batch = inputs.query.shape[0],
+                             .heads = inputs.query.shape[2],
+                             .kv_heads = inputs.key.shape[2],
+                             .head_dim = inputs.query.shape[3],
+                             .value_dim = inputs.value.shape[3],
+                             .dtype = inputs.query.dtype};
   CheckAttentionShape(shape);
-  const int64_t q_len = Count(options.query_positions[ring.rank()]);
-  const int64_t kv_len = Count(options.key_positions[ring.rank()]);
-  for (const NamedView& input : inputs) {
-    const bool is_query = &input == inputs.begin();
-    CheckRows(input.name, input.view, shape, is_query ? q_len : kv_len,
-              is_query ? shape.heads : shape.kv_heads);
-    CheckDType(input.name, input.view, shape.dtype);
-  }
-  for (const NamedRows& other : others) {
-    const bool is_query = other.rows == RowsOf::kQuery;
-    CheckRows(other.name, other.view, shape, is_query ? q_len : kv_len,
-              is_query ? shape.heads : shape.kv_heads);
-  }
-  CheckLogSumExp(logsumexp, shape, q_len);
+  CheckQueryRows("query", inputs.query, shape, QueryCount(ring, options), shape.head_dim);
+  CheckDType("query", inputs.query, shape.dtype);
+  CheckKeyValue(inputs.key, inputs.value, shape, KeyCount(ring, options));
   return shape;
 }
 
-}  // namespace
-
-AttentionShape AgreeOnShapes(Communicator& ring, const RingAttentionOptions& options,
-                             std::initializer_list<NamedView> inputs,
-                             std::initializer_list<NamedRows> others, ConstTensorView logsumexp) {
-  if (ring.size() == 1) return CheckHere(ring, options, inputs, others, logsumexp);
+// Calls check(), which gives the shape or throws, and makes all ranks agree.
+template <class Check>
+AttentionShape Agree(Communicator& ring, const RingAttentionOptions& options, const Check& check) {
+  if (ring.size() == 1) return check();
   AttentionShape shape;
   std::string problem;
   try {
-    shape = CheckHere(ring, options, inputs, others, logsumexp);
+    shape = check();
   } catch (const Error& error) {
     problem = error.what();
   }
@@ -95,6 +92,7 @@ AttentionShape AgreeOnShapes(Communicator& ring, const RingAttentionOptions& opt
                        shape.heads,
                        shape.kv_heads,
                        shape.head_dim,
+                       shape.value_dim,
                        static_cast<int64_t>(shape.dtype),
                        scale_bits + (options.scale ? 1 : 0),
                        options.mask.causal ? 1 : 0,
@@ -125,6 +123,34 @@ AttentionShape AgreeOnShapes(Communicator& ring, const RingAttentionOptions& opt
         kNames[differs.first - first.begin()], *differs.first, *differs.second, rank));
   }
   return shape;
+}
+
+}  // namespace
+
+AttentionShape AgreeOnForward(Communicator& ring, const RingAttentionOptions& options,
+                              const AttentionInputs& inputs, const AttentionOutputs& outputs) {
+  return Agree(ring, options, [&] {
+    const AttentionShape shape = ShapeOf(ring, options, inputs);
+    const int64_t q_len = QueryCount(ring, options);
+    CheckQueryRows("output", outputs.output, shape, q_len, shape.value_dim);
+    CheckLogSumExp("logsumexp", outputs.logsumexp, shape, q_len);
+    return shape;
+  });
+}
+
+AttentionShape AgreeOnBackward(Communicator& ring, const RingAttentionOptions& options,
+                               const AttentionInputs& inputs, const AttentionSaved& saved,
+                               const AttentionGradients& gradients) {
+  return Agree(ring, options, [&] {
+    const AttentionShape shape = ShapeOf(ring, options, inputs);
+    const int64_t q_len = QueryCount(ring, options);
+    const int64_t kv_len = KeyCount(ring, options);
+    CheckSaved(saved, shape, q_len);
+    CheckQueryRows("query gradient", gradients.query, shape, q_len, shape.head_dim);
+    CheckKeyRows("key gradient", gradients.key, shape, kv_len, shape.head_dim);
+    CheckKeyRows("value gradient", gradients.value, shape, kv_len, shape.value_dim);
+    return shape;
+  });
 }
 
 }  // namespace ringwise

@@ -6,41 +6,39 @@
 #include "ring/ring_schedule.h"
 
 namespace ringwise {
+namespace {
 
-void RingAttentionForward(Context& context, Communicator& ring, const RingAttentionOptions& options,
-                          ConstTensorView query, ConstTensorView key, ConstTensorView value,
-                          TensorView output, TensorView logsumexp) {
-  const AttentionShape shape =
-      AgreeOnShapes(ring, options, {{"query", query}, {"key", key}, {"value", value}},
-                    {{"output", output, RowsOf::kQuery}}, logsumexp);
-  const RingPlan plan(options.mask, options.query_positions, options.key_positions);
-  const auto shard = MakeShardAttentionForward(context, shape, {options.scale, options.mask}, query,
-                                               options.query_positions[ring.rank()]);
-  RunRingForward(context, ring, {plan, options.key_positions, key, value}, *shard);
-  shard->Finish(output, logsumexp);
+RingPlan PlanFor(const RingAttentionOptions& options, const AttentionShape& shape) {
+  return {options.mask, shape.batch, shape.heads, options.query_positions, options.key_positions};
 }
 
-void RingAttentionBackward(Context& context, Communicator& ring,
-                           const RingAttentionOptions& options, ConstTensorView query,
-                           ConstTensorView key, ConstTensorView value, ConstTensorView output,
-                           ConstTensorView logsumexp, ConstTensorView output_gradient,
-                           TensorView query_gradient, TensorView key_gradient,
-                           TensorView value_gradient) {
-  const AttentionShape shape =
-      AgreeOnShapes(ring, options, {{"query", query}, {"key", key}, {"value", value}},
-                    {{"output", output, RowsOf::kQuery},
-                     {"output_gradient", output_gradient, RowsOf::kQuery},
-                     {"query_gradient", query_gradient, RowsOf::kQuery},
-                     {"key_gradient", key_gradient, RowsOf::kKey},
-                     {"value_gradient", value_gradient, RowsOf::kKey}},
-                    logsumexp);
-  const RingPlan plan(options.mask, options.query_positions, options.key_positions);
-  const auto shard = MakeShardAttentionBackward(context, shape, {options.scale, options.mask},
-                                                {query, output, logsumexp, output_gradient},
+}  // namespace
+
+AttentionStats RingAttentionForward(Context& context, Communicator& ring,
+                                    const RingAttentionOptions& options,
+                                    const AttentionInputs& inputs,
+                                    const AttentionOutputs& outputs) {
+  const AttentionShape shape = AgreeOnForward(ring, options, inputs, outputs);
+  const RingPlan plan = PlanFor(options, shape);
+  const auto shard = MakeShardAttentionForward(context, shape, options, inputs.query,
+                                               options.query_positions[ring.rank()]);
+  RunRingForward(context, ring, {plan, options.key_positions, inputs.key, inputs.value}, *shard);
+  shard->Finish(outputs);
+  return shard->stats();
+}
+
+AttentionStats RingAttentionBackward(Context& context, Communicator& ring,
+                                     const RingAttentionOptions& options,
+                                     const AttentionInputs& inputs, const AttentionSaved& saved,
+                                     const AttentionGradients& gradients) {
+  const AttentionShape shape = AgreeOnBackward(ring, options, inputs, saved, gradients);
+  const RingPlan plan = PlanFor(options, shape);
+  const auto shard = MakeShardAttentionBackward(context, shape, options, inputs.query, saved,
                                                 options.query_positions[ring.rank()]);
-  RunRingBackward(context, ring, {plan, options.key_positions, key, value}, *shard, key_gradient,
-                  value_gradient);
-  shard->Finish(query_gradient);
+  RunRingBackward(context, ring, {plan, options.key_positions, inputs.key, inputs.value}, *shard,
+                  gradients.key, gradients.value);
+  shard->Finish(gradients);
+  return shard->stats();
 }
 
 }  // namespace ringwise

@@ -82,7 +82,7 @@ TEST(RingSchedule, AnyPositions) {
       {{{21, 4, 1}}, {{50, 2, 1}}, {{4, 1, 1}}, {{-20, 3, 1}}, {{-9, 1, 1}}},
       {{{20, 1, 1}}, {{20, 1, 1}}, {{20, 1, 1}}, {{19, 1, 1}}, {{18, 2, 1}}},
   };
-  const AttentionShape shape{1, 2, 1, 3, DType::kF32};
+  const AttentionShape shape{1, 2, 1, 3, 3, DType::kF32};
   for (const std::vector<Positions>& key_positions : keys) {
     // The whole: all ranks' rows one after another.
     Positions all_queries, all_keys;
@@ -97,7 +97,7 @@ TEST(RingSchedule, AnyPositions) {
     whole.query_positions = all_queries;
     whole.key_positions = all_keys;
     const AttentionOracle oracle = ComputeAttentionOracle(whole);
-    const RingPlan plan({.causal = true}, queries, key_positions);
+    const RingPlan plan({.causal = true}, 1, 1, queries, key_positions);
     Launch(Mesh(5), [&](Rank& rank) {
       const int r = rank.ring.rank();
       const auto rows = [&](const ConstTensorView& view, const std::vector<Positions>& positions) {
@@ -147,7 +147,7 @@ TEST(RingPlan, ContiguousCausalBlocksAreNeverSentBelow) {
     for (int rank = 0; rank < ranks; ++rank) {
       positions.push_back(ShardPositions(Layout::kContiguous, 40, ranks, rank));
     }
-    const RingPlan plan({.causal = true}, positions, positions);
+    const RingPlan plan({.causal = true}, 1, 1, positions, positions);
     int64_t blocks_sent = 0;
     for (int block = 0; block < ranks; ++block) {
       EXPECT_EQ(plan.first_use(block), 0);
@@ -161,7 +161,7 @@ TEST(RingPlan, ContiguousCausalBlocksAreNeverSentBelow) {
     EXPECT_EQ(counted, blocks_sent);
     EXPECT_EQ(counted, ranks * (ranks - 1) / 2);
     // All see all: every block goes all the way round, and no further.
-    const RingPlan full({}, positions, positions);
+    const RingPlan full({}, 1, 1, positions, positions);
     for (int rank = 0; rank < ranks; ++rank) {
       EXPECT_EQ(full.BytesSent(rank, [](int64_t) { return 1; }, {}), ranks - 1);
       EXPECT_EQ(full.BytesSent(
@@ -265,12 +265,12 @@ TEST(RingAttention, SendsWhatThePlanSaysAndHoldsFewBuffers) {
       const RingCaseData data(c);
       const WholeAttention whole = data.whole();
       const RingAttentionOptions options = OptionsFor(whole, ring);
-      const RingPlan plan(options.mask, options.query_positions, options.key_positions);
+      const RingPlan plan(options.mask, 1, 1, options.query_positions, options.key_positions);
       Launch(Mesh(ring), [&](Rank& rank) {
         const int r = rank.ring.rank();
-        const AttentionShape shape{c.batch, c.heads, c.kv_heads, c.head_dim, c.dtype};
-        const Tensor query =
-            CutRows(rank.context, whole.query, options.query_positions[r], whole.query_offset);
+        const AttentionShape shape{c.batch, c.heads, c.kv_heads, c.head_dim, c.head_dim, c.dtype};
+        const Tensor query = CutRows(rank.context, whole.inputs.query, options.query_positions[r],
+                                     whole.query_offset);
         MemoryMeter elsewhere;
         Context probe{rank.context.team, elsewhere};
         const auto forward =
@@ -278,8 +278,8 @@ TEST(RingAttention, SendsWhatThePlanSaysAndHoldsFewBuffers) {
         Tensor logsumexp(elsewhere, MemoryCategory::kActivations, DType::kF32,
                          {c.batch, c.heads, query.shape()[1]});
         const auto backward = MakeShardAttentionBackward(
-            probe, shape, {},
-            {query.view(), query.view(), std::as_const(logsumexp).view(), query.view()},
+            probe, shape, {}, query.view(),
+            {query.view(), std::as_const(logsumexp).view(), query.view()},
             options.query_positions[r]);
         AttendWhole(rank.context, rank.ring, whole);
         const auto forward_bytes = [&](int64_t n) { return forward->BlockBytes(n); };
@@ -379,8 +379,8 @@ TEST(RingAttention, ShapesThatDisagreeAreEveryRanksError) {
       const WholeAttention whole = data.whole();
       RingAttentionOptions options = OptionsFor(whole, 3);
       const int r = rank.ring.rank();
-      const Tensor q = CutRows(rank.context, whole.query, options.query_positions[r], 0);
-      const Tensor k = CutRows(rank.context, whole.key, options.key_positions[r], 0);
+      const Tensor q = CutRows(rank.context, whole.inputs.query, options.query_positions[r], 0);
+      const Tensor k = CutRows(rank.context, whole.inputs.key, options.key_positions[r], 0);
       ConstTensorView query = q.view();
       ConstTensorView key = k.view();
       if (r == 1) mistake.make(options, query, key);
@@ -389,8 +389,8 @@ TEST(RingAttention, ShapesThatDisagreeAreEveryRanksError) {
       Tensor logsumexp(rank.context.meter, MemoryCategory::kActivations, DType::kF32,
                        {1, c.heads, query.shape[1]});
       try {
-        RingAttentionForward(rank.context, rank.ring, options, query, key, value, output.view(),
-                             logsumexp.view());
+        RingAttentionForward(rank.context, rank.ring, options, {query, key, value},
+                             {output.view(), logsumexp.view()});
         ADD_FAILURE();
       } catch (const ShapeError& error) {
         EXPECT_THAT(error.what(), testing::HasSubstr(mistake.says));

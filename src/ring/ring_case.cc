@@ -45,8 +45,15 @@ RingCaseData::RingCaseData(const RingCase& c)
           RandomTensor(meter_, c.seed, 4, c.dtype, {c.batch, c.q_len, c.heads, c.head_dim})) {}
 
 WholeAttention RingCaseData::whole() const {
-  return {{case_.causal}, case_.scale, case_.query_offset, case_.layout,
-          query_.view(),  key_.view(), value_.view(),      output_gradient_.view()};
+  WholeAttention whole;
+  whole.scale = case_.scale;
+  whole.mask.causal = case_.causal;
+  whole.query_offset = case_.query_offset;
+  whole.layout = case_.layout;
+  whole.key_layout = case_.layout;
+  whole.inputs = {query_.view(), key_.view(), value_.view()};
+  whole.output_gradient = output_gradient_.view();
+  return whole;
 }
 
 AttentionCase RingCaseData::attention_case() const {
@@ -90,24 +97,23 @@ AttentionResults RunReferenceCaseOn(Context& context, Communicator& ring, const 
                                     const RingCaseData& data) {
   const WholeAttention whole = data.whole();
   const RingAttentionOptions options = OptionsFor(whole, ring.size());
-  const RingPlan plan(options.mask, options.query_positions, options.key_positions);
+  const RingPlan plan(options.mask, ring_case.batch, ring_case.heads, options.query_positions,
+                      options.key_positions);
   const Positions& query_positions = options.query_positions[ring.rank()];
   const Positions& key_positions = options.key_positions[ring.rank()];
-  const AttentionShape shape{ring_case.batch, ring_case.heads, ring_case.kv_heads,
-                             ring_case.head_dim, ring_case.dtype};
+  const AttentionShape shape{ring_case.batch,    ring_case.heads,    ring_case.kv_heads,
+                             ring_case.head_dim, ring_case.head_dim, ring_case.dtype};
   const int64_t offset = whole.query_offset;
-  const Tensor query = CutRows(context, whole.query, query_positions, offset);
-  const Tensor key = CutRows(context, whole.key, key_positions, 0);
-  const Tensor value = CutRows(context, whole.value, key_positions, 0);
+  const Tensor query = CutRows(context, whole.inputs.query, query_positions, offset);
+  const Tensor key = CutRows(context, whole.inputs.key, key_positions, 0);
+  const Tensor value = CutRows(context, whole.inputs.value, key_positions, 0);
   const Tensor output_gradient = CutRows(context, *whole.output_gradient, query_positions, offset);
   const RingBlocks blocks{plan, options.key_positions, key.view(), value.view()};
 
-  ReferenceShardForward forward(shape, {options.scale, options.mask}, query.view(),
-                                query_positions);
+  ReferenceShardForward forward(shape, options, query.view(), query_positions);
   RunRingForward(context, ring, blocks, forward);
-  ReferenceShardBackward backward(shape, {options.scale, options.mask}, query.view(),
-                                  output_gradient.view(), forward.Output(), forward.LogSumExp(),
-                                  query_positions);
+  ReferenceShardBackward backward(shape, options, query.view(), output_gradient.view(),
+                                  forward.Output(), forward.LogSumExp(), query_positions);
   Tensor dk(context.meter, MemoryCategory::kActivations, DType::kF32, key.shape());
   Tensor dv(context.meter, MemoryCategory::kActivations, DType::kF32, key.shape());
   RunRingBackward(context, ring, blocks, backward, dk.view(), dv.view());

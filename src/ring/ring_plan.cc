@@ -5,18 +5,20 @@
 namespace ringwise {
 namespace {
 
-bool SeesAny(const Mask& mask, const Positions& queries, const Positions& keys) {
+bool SeesAny(const MaskPlane& plane, const Positions& queries, const Positions& keys) {
   return std::any_of(queries.begin(), queries.end(), [&](const PositionRun& query_run) {
     return std::any_of(keys.begin(), keys.end(), [&](const PositionRun& key_run) {
-      return Classify(mask, query_run, key_run) != TileKind::kEmpty;
+      return Classify(plane, query_run, key_run) != TileKind::kEmpty;
     });
   });
 }
 
 }  // namespace
 
-RingPlan::RingPlan(const Mask& mask, const std::vector<Positions>& query_positions,
+RingPlan::RingPlan(const Mask& mask, int64_t batch, int64_t heads,
+                   const std::vector<Positions>& query_positions,
                    const std::vector<Positions>& key_positions) {
+  const auto planes = DistinctPlanes(mask, batch, heads);
   const auto ranks = static_cast<int>(key_positions.size());
   for (int block = 0; block < ranks; ++block) {
     kv_len_.push_back(Count(key_positions[block]));
@@ -25,7 +27,10 @@ RingPlan::RingPlan(const Mask& mask, const std::vector<Positions>& query_positio
     last_use_.push_back(kNever);
     for (int step = 0; step < ranks; ++step) {
       const Positions& queries = query_positions[(block + step) % ranks];
-      if (!SeesAny(mask, queries, key_positions[block])) continue;
+      const bool sees = std::any_of(planes.begin(), planes.end(), [&](const auto& plane) {
+        return SeesAny(plane.first, queries, key_positions[block]);
+      });
+      if (!sees) continue;
       uses_[block][step] = true;
       if (first_use_[block] == kNever) first_use_[block] = step;
       last_use_[block] = step;

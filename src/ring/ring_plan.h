@@ -20,7 +20,9 @@ class RingPlan {
  public:
   static constexpr int kNever = -1;
 
-  RingPlan(const Mask& mask, const std::vector<Positions>& query_positions,
+  // For the masks of all `batch` sequences and `heads` query heads.
+  RingPlan(const Mask& mask, int64_t batch, int64_t heads,
+           const std::vector<Positions>& query_positions,
            const std::vector<Positions>& key_positions);
 
   int ring_size() const { return static_cast<int>(kv_len_.size()); }

@@ -7,12 +7,12 @@ namespace ringwise {
 
 RingAttentionOptions OptionsFor(const WholeAttention& whole, int ranks) {
   RingAttentionOptions options;
-  options.scale = whole.scale;
-  options.mask = whole.mask;
+  static_cast<AttentionOptions&>(options) = whole;
   for (int rank = 0; rank < ranks; ++rank) {
     options.query_positions.push_back(
-        ShardPositions(whole.layout, whole.query.shape[1], ranks, rank, whole.query_offset));
-    options.key_positions.push_back(ShardPositions(whole.layout, whole.key.shape[1], ranks, rank));
+        ShardPositions(whole.layout, whole.inputs.query.shape[1], ranks, rank, whole.query_offset));
+    options.key_positions.push_back(
+        ShardPositions(whole.key_layout, whole.inputs.key.shape[1], ranks, rank));
   }
   return options;
 }

@@ -13,7 +13,7 @@ SequenceReader::SequenceReader(const TokenStream& stream, int64_t context, uint6
     positions_.push_back(ShardPositions(layout, context, ring_size, rank));
   }
   const Mask causal = {.causal = true};
-  attention_work_ = ComputeAttentionWork(causal, positions_, positions_).largest_over_mean;
+  attention_work_ = ComputeAttentionWork(causal, 1, 1, positions_, positions_).largest_over_mean;
 }
 
 TokenBatch SequenceReader::Read(int64_t first, int64_t batch) {

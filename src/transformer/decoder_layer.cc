@@ -128,8 +128,9 @@ void DecoderLayer::Attend(const SequenceShard& shard, BlockWorkspace& work, Tens
     const AttentionViews heads = Heads(shard, qkv, group);
     logsumexp.emplace_back(context_.meter, MemoryCategory::kActivations, DType::kF32,
                            Shape{shard.batch, heads.query.shape[2], shard.length});
-    RingAttentionForward(context_, shard.ring, shard.attention, heads.query, heads.key, heads.value,
-                         OutputHeads(shard, attention, group), logsumexp.back().view());
+    RingAttentionForward(context_, shard.ring, shard.attention,
+                         {heads.query, heads.key, heads.value},
+                         {OutputHeads(shard, attention, group), logsumexp.back().view()});
   }
   work.Reserve();
 }
@@ -142,11 +143,11 @@ void DecoderLayer::BackwardAttention(const SequenceShard& shard, BlockWorkspace&
   for (int64_t group = 0; group < shard.head_groups; ++group) {
     const AttentionViews heads = Heads(shard, saved.qkv, group);
     const AttentionViews gradients = Heads(shard, qkv_gradient, group);
-    RingAttentionBackward(context_, shard.ring, shard.attention, heads.query, heads.key,
-                          heads.value, OutputHeads(shard, saved.attention, group),
-                          saved.logsumexp[group].view(),
-                          OutputHeads(shard, attention_gradient, group), gradients.query,
-                          gradients.key, gradients.value);
+    RingAttentionBackward(
+        context_, shard.ring, shard.attention, {heads.query, heads.key, heads.value},
+        {OutputHeads(shard, saved.attention, group), saved.logsumexp[group].view(),
+         OutputHeads(shard, attention_gradient, group)},
+        {gradients.query, gradients.key, gradients.value});
   }
   work.Recycle(std::exchange(saved.qkv, std::move(qkv_gradient)));
   work.Recycle(std::move(attention_gradient));

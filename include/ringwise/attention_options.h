@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "ringwise/dropout.h"
+#include "ringwise/mask.h"
+#include "ringwise/tensor.h"
+
+namespace ringwise {
+
+// What one attention call computes, whatever it is cut into. With i a query, j a key and h a head:
+//
+//   score_ij    = softcap(scale q_i . k_j) - alibi_slope_h |position_i - position_j| + bias_ij
+//                 where the mask lets i see j, else -inf;   softcap(x) = cap tanh(x / cap)
+//   logsumexp_i = log(sum_j exp(score_ij) + exp(sink_h))
+//   output_i    = sum_j exp(score_ij - logsumexp_i) dropout_ij v_j,   dropout_ij = 0 or 1 / (1 - p)
+//
+// Query head h reads kv_head h * kv_heads / heads. A row that sees nothing: output 0, logsumexp
+// -inf or the sink, gradients 0. A NaN spreads to the rows that see it and to no other.
+struct AttentionOptions {
+  std::optional<double> scale = {};  // default head_dim^-1/2; 0 is legal
+  Mask mask = {};
+  double softcap = 0;                    // 0: none
+  std::vector<float> alibi_slopes = {};  // [heads]; empty: none
+  Dropout dropout = {};
+  // f32 [1 or batch, 1 or heads, 1 or queries, keys]: the queries of this rank in their order, all
+  // keys of the whole sequence by position from 0. An element may be -inf.
+  std::optional<ConstTensorView> bias = {};
+  std::optional<ConstTensorView> sinks = {};  // f32 [heads]
+};
+
+}  // namespace ringwise
