@@ -19,6 +19,9 @@ struct RingAttentionOptions : AttentionOptions {
   // Positions of every rank's rows, indexed by rank, the same on every rank: see ShardPositions.
   std::vector<Positions> query_positions;
   std::vector<Positions> key_positions;
+  // The bias has one row for the queries of all ranks, not one for each query of this rank: shapes
+  // do not tell where a rank has one query.
+  bool bias_has_one_row = false;
 };
 
 // This rank's rows, all of one type, f32 or bf16.
@@ -46,8 +49,8 @@ struct AttentionSaved {
 // What backward writes, in the views' types: of this rank's rows.
 struct AttentionGradients {
   TensorView query, key, value;  // as the inputs
-  // f32, as the options' tensors. The gradients of the bias where it has one row for all queries,
-  // and of the sinks, are summed over the ring: every rank gets the whole.
+  // f32, as the options' tensors, contiguous. The gradients of the sinks, and of the bias where
+  // bias_has_one_row, are summed over the ring: every rank gets the whole.
   std::optional<TensorView> bias = {};
   std::optional<TensorView> sinks = {};
 };

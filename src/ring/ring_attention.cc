@@ -12,6 +12,10 @@ RingPlan PlanFor(const RingAttentionOptions& options, const AttentionShape& shap
   return {options.mask, shape.batch, shape.heads, options.query_positions, options.key_positions};
 }
 
+void SumOverRing(Communicator& ring, const TensorView& gradient) {
+  ring.AllReduceSum({gradient.data<float>(), static_cast<size_t>(gradient.elements())});
+}
+
 }  // namespace
 
 AttentionStats RingAttentionForward(Context& context, Communicator& ring,
@@ -38,6 +42,8 @@ AttentionStats RingAttentionBackward(Context& context, Communicator& ring,
   RunRingBackward(context, ring, {plan, options.key_positions, inputs.key, inputs.value}, *shard,
                   gradients.key, gradients.value);
   shard->Finish(gradients);
+  if (gradients.sinks) SumOverRing(ring, *gradients.sinks);
+  if (gradients.bias && options.bias_has_one_row) SumOverRing(ring, *gradients.bias);
   return shard->stats();
 }
 

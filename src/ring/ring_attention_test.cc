@@ -269,8 +269,8 @@ TEST(RingAttention, SendsWhatThePlanSaysAndHoldsFewBuffers) {
       Launch(Mesh(ring), [&](Rank& rank) {
         const int r = rank.ring.rank();
         const AttentionShape shape{c.batch, c.heads, c.kv_heads, c.head_dim, c.head_dim, c.dtype};
-        const Tensor query = CutRows(rank.context, whole.inputs.query, options.query_positions[r],
-                                     whole.query_offset);
+        const ShardRows query = CutRows(rank.context, whole.inputs.query,
+                                        options.query_positions[r], whole.query_offset);
         MemoryMeter elsewhere;
         Context probe{rank.context.team, elsewhere};
         const auto forward =
@@ -379,8 +379,8 @@ TEST(RingAttention, ShapesThatDisagreeAreEveryRanksError) {
       const WholeAttention whole = data.whole();
       RingAttentionOptions options = OptionsFor(whole, 3);
       const int r = rank.ring.rank();
-      const Tensor q = CutRows(rank.context, whole.inputs.query, options.query_positions[r], 0);
-      const Tensor k = CutRows(rank.context, whole.inputs.key, options.key_positions[r], 0);
+      const ShardRows q = CutRows(rank.context, whole.inputs.query, options.query_positions[r], 0);
+      const ShardRows k = CutRows(rank.context, whole.inputs.key, options.key_positions[r], 0);
       ConstTensorView query = q.view();
       ConstTensorView key = k.view();
       if (r == 1) mistake.make(options, query, key);

@@ -104,10 +104,11 @@ AttentionResults RunReferenceCaseOn(Context& context, Communicator& ring, const 
   const AttentionShape shape{ring_case.batch,    ring_case.heads,    ring_case.kv_heads,
                              ring_case.head_dim, ring_case.head_dim, ring_case.dtype};
   const int64_t offset = whole.query_offset;
-  const Tensor query = CutRows(context, whole.inputs.query, query_positions, offset);
-  const Tensor key = CutRows(context, whole.inputs.key, key_positions, 0);
-  const Tensor value = CutRows(context, whole.inputs.value, key_positions, 0);
-  const Tensor output_gradient = CutRows(context, *whole.output_gradient, query_positions, offset);
+  const ShardRows query = CutRows(context, whole.inputs.query, query_positions, offset);
+  const ShardRows key = CutRows(context, whole.inputs.key, key_positions, 0);
+  const ShardRows value = CutRows(context, whole.inputs.value, key_positions, 0);
+  const ShardRows output_gradient =
+      CutRows(context, *whole.output_gradient, query_positions, offset);
   const RingBlocks blocks{plan, options.key_positions, key.view(), value.view()};
 
   ReferenceShardForward forward(shape, options, query.view(), query_positions);

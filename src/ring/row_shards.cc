@@ -4,10 +4,43 @@
 #include <cstring>
 
 namespace ringwise {
+namespace {
+
+struct Rows {
+  const Positions& positions;
+  int64_t offset;
+  int axis;
+};
+
+// Copies what lies below `from` on the axes from `axis` on, and returns where the copy ends.
+template <class T>
+T* Gather(const ConstTensorView& whole, const T* from, int axis, const Rows& rows, T* to) {
+  if (axis == whole.shape.rank()) {
+    *to = *from;
+    return to + 1;
+  }
+  if (axis == rows.axis) {
+    for (const PositionRun& run : rows.positions) {
+      for (int64_t i = 0; i < run.count; ++i) {
+        const int64_t row = run[i] - rows.offset;
+        to = Gather(whole, from + row * whole.strides[axis], axis + 1, rows, to);
+      }
+    }
+    return to;
+  }
+  if (axis == whole.shape.rank() - 1) return std::copy_n(from, whole.shape[axis], to);
+  for (int64_t i = 0; i < whole.shape[axis]; ++i) {
+    to = Gather(whole, from + i * whole.strides[axis], axis + 1, rows, to);
+  }
+  return to;
+}
+
+}  // namespace
 
 RingAttentionOptions OptionsFor(const WholeAttention& whole, int ranks) {
   RingAttentionOptions options;
   static_cast<AttentionOptions&>(options) = whole;
+  options.bias_has_one_row = whole.bias && whole.bias->shape[2] == 1;
   for (int rank = 0; rank < ranks; ++rank) {
     options.query_positions.push_back(
         ShardPositions(whole.layout, whole.inputs.query.shape[1], ranks, rank, whole.query_offset));
@@ -17,25 +50,24 @@ RingAttentionOptions OptionsFor(const WholeAttention& whole, int ranks) {
   return options;
 }
 
-Tensor CutRows(Context& context, ConstTensorView whole, const Positions& positions,
-               int64_t offset) {
+ShardRows CutRows(Context& context, ConstTensorView whole, const Positions& positions,
+                  int64_t offset, int axis) {
   const int64_t length = Count(positions);
-  const Shape& shape = whole.shape;
-  Tensor cut(context.meter, MemoryCategory::kActivations, whole.dtype,
-             {shape[0], length, shape[2], shape[3]});
+  if (length == 0) return ShardRows(whole.Slice(axis, 0, 0));
+  const bool innermost = axis == whole.shape.rank() - 1;
+  if (positions.size() == 1 && (positions[0].stride == 1 || !innermost)) {
+    const PositionRun& run = positions[0];
+    const int64_t span = run.last() - run.start + 1;
+    ConstTensorView view = whole.Slice(axis, run.start - offset, span).Slice(axis, 0, length);
+    view.strides[axis] *= run.stride;
+    return ShardRows(view);
+  }
+  Tensor copy(context.meter, MemoryCategory::kActivations, whole.dtype,
+              whole.Slice(axis, 0, length).shape);
   DispatchDType(whole.dtype, [&]<class T>(T) {
-    T* to = cut.data<T>();
-    for (int64_t b = 0; b < shape[0]; ++b) {
-      for (const PositionRun& run : positions) {
-        for (int64_t i = 0; i < run.count; ++i) {
-          for (int64_t h = 0; h < shape[2]; ++h, to += shape[3]) {
-            std::copy_n(whole.at<T>(b, run[i] - offset, h), shape[3], to);
-          }
-        }
-      }
-    }
+    Gather(whole, whole.data<T>(), 0, {positions, offset, axis}, copy.data<T>());
   });
-  return cut;
+  return ShardRows(std::move(copy));
 }
 
 template <class T>

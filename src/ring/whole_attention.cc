@@ -1,55 +1,141 @@
 #include "ringwise/whole_attention.h"
 
+#include <algorithm>
+#include <array>
+#include <cstring>
 #include <utility>
 
 #include "ring/row_shards.h"
+#include "ringwise/error.h"
 #include "ringwise/ring_attention.h"
 
 namespace ringwise {
+namespace {
+
+// Tiles of all ranks. Collective.
+AttentionStats SumOverRing(Communicator& ring, const AttentionStats& mine) {
+  AttentionStats sum;
+  for (const auto& bytes : ring.AllGather(std::as_bytes(std::span(&mine, 1)))) {
+    AttentionStats theirs;
+    std::memcpy(&theirs, bytes.data(), sizeof(theirs));
+    sum.tiles += theirs.tiles;
+    sum.tile_queries = std::max(sum.tile_queries, theirs.tile_queries);
+    sum.tile_keys = std::max(sum.tile_keys, theirs.tile_keys);
+  }
+  return sum;
+}
+
+// One rank's part of the call: its rows of the whole tensors, and what ring attention makes of
+// them.
+class WholeOnRank {
+ public:
+  WholeOnRank(Context& context, Communicator& ring, const WholeAttention& whole)
+      : context_(context),
+        ring_(ring),
+        whole_(whole),
+        options_(OptionsFor(whole, ring.size())),
+        query_(CutQueries(whole.inputs.query)),
+        key_(CutKeys(whole.inputs.key)),
+        value_(CutKeys(whole.inputs.value)),
+        inputs_{query_.view(), key_.view(), value_.view()},
+        batch_(query_.shape()[0]),
+        heads_(query_.shape()[2]),
+        output_(Make({batch_, query_.shape()[1], heads_, value_.shape()[3]})),
+        logsumexp_(Make({batch_, heads_, query_.shape()[1]})) {
+    if (whole.bias && !options_.bias_has_one_row) {
+      bias_.emplace(CutQueries(*whole.bias, 2));
+      options_.bias = bias_->view();
+    }
+  }
+
+  void Forward(WholeResults& results) {
+    results.forward = SumOverRing(ring_, RingAttentionForward(context_, ring_, options_, inputs_,
+                                                              {output_.view(), logsumexp_.view()}));
+    results.output = JoinQueries(output_, batch_, heads_ * value_.shape()[3]);
+    results.logsumexp = JoinQueries(logsumexp_, batch_ * heads_, 1);
+  }
+
+  void Backward(WholeResults& results) {
+    const ShardRows output_gradient = CutQueries(*whole_.output_gradient);
+    AttentionSaved saved{std::as_const(output_).view(), std::as_const(logsumexp_).view(),
+                         output_gradient.view()};
+    std::optional<ShardRows> logsumexp_gradient;
+    if (whole_.logsumexp_gradient) {
+      logsumexp_gradient.emplace(CutQueries(*whole_.logsumexp_gradient, 2));
+      saved.logsumexp_gradient = logsumexp_gradient->view();
+    }
+    Tensor dq = Make(query_.shape());
+    Tensor dk = Make(key_.shape());
+    Tensor dv = Make(value_.shape());
+    AttentionGradients gradients{dq.view(), dk.view(), dv.view()};
+    Tensor dbias, dsinks;
+    if (options_.bias) {
+      dbias = Make(options_.bias->shape);
+      gradients.bias = dbias.view();
+    }
+    if (options_.sinks) {
+      dsinks = Make(options_.sinks->shape);
+      gradients.sinks = dsinks.view();
+    }
+    results.backward = SumOverRing(
+        ring_, RingAttentionBackward(context_, ring_, options_, inputs_, saved, gradients));
+    results.dq = JoinQueries(dq, batch_, heads_ * query_.shape()[3]);
+    results.dk = JoinKeys(dk, key_.shape()[2] * key_.shape()[3]);
+    results.dv = JoinKeys(dv, value_.shape()[2] * value_.shape()[3]);
+    if (options_.bias) {
+      const Shape& shape = dbias.shape();
+      results.dbias = options_.bias_has_one_row ? All(dbias)
+                                                : JoinQueries(dbias, shape[0] * shape[1], shape[3]);
+    }
+    if (options_.sinks) results.dsinks = All(dsinks);
+  }
+
+ private:
+  const Positions& QueryPositions() const { return options_.query_positions[ring_.rank()]; }
+
+  ShardRows CutQueries(const ConstTensorView& tensor, int axis = 1) const {
+    return CutRows(context_, tensor, QueryPositions(), whole_.query_offset, axis);
+  }
+  ShardRows CutKeys(const ConstTensorView& tensor) const {
+    return CutRows(context_, tensor, options_.key_positions[ring_.rank()], 0);
+  }
+  Tensor Make(const Shape& shape) const {
+    return {context_.meter, MemoryCategory::kActivations, DType::kF32, shape};
+  }
+
+  static std::span<const float> Elements(const Tensor& tensor) {
+    return {tensor.data<float>(), static_cast<size_t>(tensor.elements())};
+  }
+  static std::vector<float> All(const Tensor& tensor) {
+    const auto elements = Elements(tensor);
+    return {elements.begin(), elements.end()};
+  }
+  std::vector<float> JoinQueries(const Tensor& tensor, int64_t batch, int64_t row_elements) const {
+    return JoinRows(ring_, Elements(tensor), batch, row_elements, options_.query_positions,
+                    whole_.query_offset);
+  }
+  std::vector<float> JoinKeys(const Tensor& tensor, int64_t row_elements) const {
+    return JoinRows(ring_, Elements(tensor), batch_, row_elements, options_.key_positions, 0);
+  }
+
+  Context& context_;
+  Communicator& ring_;
+  const WholeAttention& whole_;
+  RingAttentionOptions options_;
+  const ShardRows query_, key_, value_;
+  std::optional<ShardRows> bias_;
+  const AttentionInputs inputs_;
+  const int64_t batch_, heads_;
+  Tensor output_, logsumexp_;
+};
+
+}  // namespace
 
 WholeResults AttendWhole(Context& context, Communicator& ring, const WholeAttention& whole) {
-  const RingAttentionOptions options = OptionsFor(whole, ring.size());
-  const Positions& query_positions = options.query_positions[ring.rank()];
-  const Positions& key_positions = options.key_positions[ring.rank()];
-  const int64_t offset = whole.query_offset;
-  const auto make = [&](const Shape& shape) {
-    return Tensor(context.meter, MemoryCategory::kActivations, DType::kF32, shape);
-  };
-  const auto join = [&](const Tensor& tensor, int64_t batch, int64_t row_elements, bool of_query) {
-    return JoinRows<float>(
-        ring, {tensor.data<float>(), static_cast<size_t>(tensor.elements())}, batch, row_elements,
-        of_query ? options.query_positions : options.key_positions, of_query ? offset : 0);
-  };
-
-  const Tensor query = CutRows(context, whole.inputs.query, query_positions, offset);
-  const Tensor key = CutRows(context, whole.inputs.key, key_positions, 0);
-  const Tensor value = CutRows(context, whole.inputs.value, key_positions, 0);
-  const AttentionInputs inputs{query.view(), key.view(), value.view()};
-  const int64_t batch = query.shape()[0];
-  const int64_t heads = query.shape()[2];
-  const int64_t q_len = query.shape()[1];
-  const int64_t value_dim = value.shape()[3];
-  Tensor output = make({batch, q_len, heads, value_dim});
-  Tensor logsumexp = make({batch, heads, q_len});
+  WholeOnRank call(context, ring, whole);
   WholeResults results;
-  results.forward =
-      RingAttentionForward(context, ring, options, inputs, {output.view(), logsumexp.view()});
-
-  results.output = join(output, batch, heads * value_dim, true);
-  results.logsumexp = join(logsumexp, batch * heads, 1, true);
-  if (!whole.output_gradient) return results;
-
-  const Tensor output_gradient = CutRows(context, *whole.output_gradient, query_positions, offset);
-  Tensor dq = make(query.shape());
-  Tensor dk = make(key.shape());
-  Tensor dv = make(value.shape());
-  results.backward = RingAttentionBackward(
-      context, ring, options, inputs,
-      {std::as_const(output).view(), std::as_const(logsumexp).view(), output_gradient.view()},
-      {dq.view(), dk.view(), dv.view()});
-  results.dq = join(dq, batch, heads * query.shape()[3], true);
-  results.dk = join(dk, batch, key.shape()[2] * key.shape()[3], false);
-  results.dv = join(dv, batch, key.shape()[2] * value_dim, false);
+  call.Forward(results);
+  if (whole.output_gradient) call.Backward(results);
   return results;
 }
 
