@@ -97,6 +97,7 @@ void Attend(Rank& rank, const std::string& direction, const std::string& how) {
   const int ranks = rank.ring.size();
   const bool fails = rank.ring.rank() == 1;
   std::vector<Positions> positions;
+  positions.reserve(ranks);
   for (int r = 0; r < ranks; ++r) {
     positions.push_back(ShardPositions(Layout::kContiguous, kRows * ranks, ranks, r));
   }

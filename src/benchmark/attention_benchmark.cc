@@ -4,6 +4,7 @@
 
 #include "benchmark/attention_call.h"
 #include "benchmark/timing.h"
+#include "core/out_of_memory.h"
 #include "ringwise/error.h"
 #include "training/mesh_peak.h"
 
@@ -67,7 +68,7 @@ std::optional<BenchmarkResult> BenchmarkAttention(const MeshOptions& mesh, Atten
     throw UsageError("bench attention measures one ring; leave out --data-parallel");
 
   std::optional<BenchmarkResult> result;
-  Launch(mesh, [&](Rank& rank) {
+  const auto measure = [&](Rank& rank) {
     CheckAttentionProblem(rank, problem);
     AttentionCall call(rank, problem);
     const auto run = [&] {
@@ -95,6 +96,9 @@ std::optional<BenchmarkResult> BenchmarkAttention(const MeshOptions& mesh, Atten
     result->flops = AttentionFlops(problem);
     result->peak_flops = peak;
     times.Summarize(*result);
+  };
+  Launch(mesh, [&](Rank& rank) {
+    ExplainOutOfMemory("use more hosts, or a shorter --seq", [&] { measure(rank); });
   });
   return result;
 }
