@@ -7,20 +7,22 @@
 #include <limits>
 #include <utility>
 
-#include "attention/attention_oracle.h"
+#include "attention/attention_checks.h"
+#include "attention/comparison.h"
 
 namespace ringwise {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-double Scale(const AttentionShape& shape, const AttentionOptions& options) {
-  return options.scale.value_or(1.0 / std::sqrt(static_cast<double>(shape.head_dim)));
+// A block: keys [batch, kv_len, kv_heads, head_dim], then values [.., value_dim]. A gradient
+// likewise.
+int64_t KeyElements(const AttentionShape& shape, int64_t kv_len) {
+  return shape.batch * kv_len * shape.kv_heads * shape.head_dim;
 }
-
-// A block: keys, then values, each [batch, kv_len, kv_heads, head_dim]. A gradient likewise.
-int64_t BlockElements(const AttentionShape& shape, int64_t kv_len) {
-  return 2 * shape.batch * kv_len * shape.kv_heads * shape.head_dim;
+int64_t BytesOfBlock(const AttentionShape& shape, int64_t kv_len) {
+  const int64_t value_elements = shape.batch * kv_len * shape.kv_heads * shape.value_dim;
+  return (KeyElements(shape, kv_len) + value_elements) * static_cast<int64_t>(sizeof(double));
 }
 
 void PackBlock(ConstTensorView key, ConstTensorView value, std::span<std::byte> block) {
@@ -51,27 +53,83 @@ double Dot(const double* a, const double* b, int64_t count) {
   return sum;
 }
 
-// Calls visit(query_row, key_row, statistic) for every visible pair: where the query's and the
-// key's head_dim numbers begin, and where the row's logsumexp is.
-template <class Visit>
-void ForEachVisiblePair(const AttentionShape& shape, const Mask& mask, const Positions& queries,
-                        const Positions& keys, const Visit& visit) {
-  const int64_t q_len = Count(queries);
-  const int64_t kv_len = Count(keys);
-  const int64_t group = shape.heads / shape.kv_heads;
-  for (int64_t b = 0; b < shape.batch; ++b) {
-    for (int64_t h = 0; h < shape.heads; ++h) {
-      for (int64_t i = 0; i < q_len; ++i) {
-        for (int64_t j = 0; j < kv_len; ++j) {
-          if (!Sees({mask, b, h}, At(queries, i), At(keys, j))) continue;
-          visit(((b * q_len + i) * shape.heads + h) * shape.head_dim,
-                ((b * kv_len + j) * shape.kv_heads + h / group) * shape.head_dim,
-                (b * shape.heads + h) * q_len + i);
+double LogAdd(double a, double b) {
+  const double high = std::max(a, b);
+  return high == -kInfinity ? high : high + std::log(std::exp(a - high) + std::exp(b - high));
+}
+
+std::vector<double> Sinks(const AttentionOptions& options) {
+  return options.sinks ? ToDoubles(*options.sinks) : std::vector<double>();
+}
+
+// A query and a key that it sees.
+struct Pair {
+  int64_t query = 0;      // row of [batch, q_len, heads]
+  int64_t key = 0;        // row of [batch, kv_len, kv_heads]
+  int64_t statistic = 0;  // of the query, in [batch, heads, q_len]
+  int64_t bias = 0;       // element of the bias
+  double score = 0;
+  double slope = 1;    // d score / d (scale q.k)
+  double dropout = 1;  // 0 or 1 / (1 - p)
+};
+
+// The queries of a shard and the keys of a block.
+struct Operands {
+  const AttentionShape& shape;
+  const AttentionOptions& options;
+  const std::vector<double>& query;
+  const Positions& query_positions;
+  const double* key;
+  const Positions& key_positions;
+
+  template <class Visit>
+  void ForEachPair(const Visit& visit) const {
+    const int64_t q_len = Count(query_positions);
+    const int64_t kv_len = Count(key_positions);
+    const int64_t group = shape.heads / shape.kv_heads;
+    const std::vector<double> bias =
+        options.bias ? ToDoubles(*options.bias) : std::vector<double>();
+    for (int64_t b = 0; b < shape.batch; ++b) {
+      for (int64_t h = 0; h < shape.heads; ++h) {
+        for (int64_t i = 0; i < q_len; ++i) {
+          for (int64_t j = 0; j < kv_len; ++j) {
+            if (!Sees({options.mask, b, h}, At(query_positions, i), At(key_positions, j))) continue;
+            Pair pair{.query = (b * q_len + i) * shape.heads + h,
+                      .key = (b * kv_len + j) * shape.kv_heads + h / group,
+                      .statistic = (b * shape.heads + h) * q_len + i};
+            Score(b, h, i, At(query_positions, i), At(key_positions, j), bias, pair);
+            visit(pair);
+          }
         }
       }
     }
   }
-}
+
+  void Score(int64_t b, int64_t h, int64_t i, int64_t query_position, int64_t key_position,
+             const std::vector<double>& bias, Pair& pair) const {
+    double score = Scale(shape, options) * Dot(&query[pair.query * shape.head_dim],
+                                               key + pair.key * shape.head_dim, shape.head_dim);
+    if (options.softcap > 0) {
+      const double t = std::tanh(score / options.softcap);
+      score = options.softcap * t;
+      pair.slope = 1 - t * t;
+    }
+    if (!options.alibi_slopes.empty()) {
+      score -= options.alibi_slopes[h] *
+               std::abs(static_cast<double>(query_position) - static_cast<double>(key_position));
+    }
+    if (options.bias) {
+      const Shape& s = options.bias->shape;
+      pair.bias = (((b % s[0]) * s[1] + h % s[1]) * s[2] + i % s[2]) * s[3] + key_position;
+      score += bias[pair.bias];
+    }
+    pair.score = score;
+    if (options.dropout.probability > 0) {
+      const bool kept = Keeps(options.dropout, b, h, query_position, key_position);
+      pair.dropout = kept ? 1 / (1 - options.dropout.probability) : 0;
+    }
+  }
+};
 
 }  // namespace
 
@@ -83,11 +141,11 @@ ReferenceShardForward::ReferenceShardForward(const AttentionShape& shape,
       query_positions_(query_positions),
       q_len_(Count(query_positions)),
       query_(ToDoubles(query)),
-      output_(query_.size(), 0.0),
+      output_(shape.batch * q_len_ * shape.heads * shape.value_dim, 0.0),
       logsumexp_(shape.batch * shape.heads * q_len_, -kInfinity) {}
 
 int64_t ReferenceShardForward::BlockBytes(int64_t kv_len) const {
-  return BlockElements(shape_, kv_len) * static_cast<int64_t>(sizeof(double));
+  return BytesOfBlock(shape_, kv_len);
 }
 
 void ReferenceShardForward::Pack(ConstTensorView key, ConstTensorView value, const Positions&,
@@ -98,42 +156,63 @@ void ReferenceShardForward::Pack(ConstTensorView key, ConstTensorView value, con
 void ReferenceShardForward::Attend(std::span<const std::byte> block, const Positions& key_positions,
                                    const ProgressHook& progress) {
   const std::vector<double> doubles = Doubles(block);
-  const double* keys = doubles.data();
-  const double* values = keys + doubles.size() / 2;
-  const double scale = Scale(shape_, options_);
+  const double* values = doubles.data() + KeyElements(shape_, Count(key_positions));
+  const Operands operands{shape_,           options_,       query_,
+                          query_positions_, doubles.data(), key_positions};
   // Merges one key at a time: output is a weighted mean, and the new key's weight is its share of
   // the exponentials so far.
-  ForEachVisiblePair(shape_, options_.mask, query_positions_, key_positions,
-                     [&](int64_t query_row, int64_t key_row, int64_t statistic) {
-                       const double score =
-                           scale * Dot(query_.data() + query_row, keys + key_row, shape_.head_dim);
-                       const double old = logsumexp_[statistic];
-                       const double high = std::max(old, score);
-                       const double merged =
-                           high + std::log(std::exp(old - high) + std::exp(score - high));
-                       logsumexp_[statistic] = merged;
-                       const double kept = std::exp(old - merged);
-                       const double added = std::exp(score - merged);
-                       for (int64_t d = 0; d < shape_.head_dim; ++d) {
-                         double& output = output_[query_row + d];
-                         output = kept * output + added * values[key_row + d];
-                       }
-                     });
+  operands.ForEachPair([&](const Pair& pair) {
+    if (pair.score == -kInfinity) return;
+    const double old = logsumexp_[pair.statistic];
+    const double merged = LogAdd(old, pair.score);
+    logsumexp_[pair.statistic] = merged;
+    const double kept = std::exp(old - merged);
+    const double added = std::exp(pair.score - merged) * pair.dropout;
+    double* output = &output_[pair.query * shape_.value_dim];
+    const double* value = values + pair.key * shape_.value_dim;
+    for (int64_t d = 0; d < shape_.value_dim; ++d) output[d] = kept * output[d] + added * value[d];
+  });
   if (progress) progress();
 }
 
 void ReferenceShardForward::Finish(const AttentionOutputs& outputs) {
-  Write(output_, outputs.output);
-  Write(logsumexp_, outputs.logsumexp);
+  Write(Output(), outputs.output);
+  Write(LogSumExp(), outputs.logsumexp);
 }
 
-std::vector<double> ReferenceShardForward::Output() const { return output_; }
-std::vector<double> ReferenceShardForward::LogSumExp() const { return logsumexp_; }
+std::vector<double> ReferenceShardForward::Output() const {
+  const std::vector<double> with_sinks = LogSumExp();
+  std::vector<double> output = output_;
+  for (int64_t b = 0; b < shape_.batch; ++b) {
+    for (int64_t i = 0; i < q_len_; ++i) {
+      for (int64_t h = 0; h < shape_.heads; ++h) {
+        const int64_t statistic = (b * shape_.heads + h) * q_len_ + i;
+        if (with_sinks[statistic] == logsumexp_[statistic]) continue;
+        const double factor = std::exp(logsumexp_[statistic] - with_sinks[statistic]);
+        double* row = &output[((b * q_len_ + i) * shape_.heads + h) * shape_.value_dim];
+        for (int64_t d = 0; d < shape_.value_dim; ++d) row[d] *= factor;
+      }
+    }
+  }
+  return output;
+}
+
+std::vector<double> ReferenceShardForward::LogSumExp() const {
+  if (!options_.sinks) return logsumexp_;
+  const std::vector<double> sinks = Sinks(options_);
+  std::vector<double> logsumexp = logsumexp_;
+  for (size_t row = 0; row < logsumexp.size(); ++row) {
+    logsumexp[row] =
+        LogAdd(logsumexp[row], sinks[static_cast<int64_t>(row) / q_len_ % shape_.heads]);
+  }
+  return logsumexp;
+}
 
 ReferenceShardBackward::ReferenceShardBackward(
     const AttentionShape& shape, const AttentionOptions& options, ConstTensorView query,
-    ConstTensorView output_gradient, const std::vector<double>& output,
-    std::vector<double> logsumexp, const Positions& query_positions)
+    ConstTensorView output_gradient, std::optional<ConstTensorView> logsumexp_gradient,
+    const std::vector<double>& output, std::vector<double> logsumexp,
+    const Positions& query_positions)
     : shape_(shape),
       options_(options),
       query_positions_(query_positions),
@@ -142,20 +221,24 @@ ReferenceShardBackward::ReferenceShardBackward(
       output_gradient_(ToDoubles(output_gradient)),
       logsumexp_(std::move(logsumexp)),
       delta_(logsumexp_.size()),
-      dq_(query_.size(), 0.0) {
+      dq_(query_.size(), 0.0),
+      dbias_(options.bias ? options.bias->elements() : 0, 0.0) {
   for (int64_t b = 0; b < shape_.batch; ++b) {
     for (int64_t i = 0; i < q_len_; ++i) {
       for (int64_t h = 0; h < shape_.heads; ++h) {
-        const int64_t row = ((b * q_len_ + i) * shape_.heads + h) * shape_.head_dim;
+        const int64_t row = ((b * q_len_ + i) * shape_.heads + h) * shape_.value_dim;
         delta_[(b * shape_.heads + h) * q_len_ + i] =
-            Dot(&output_gradient_[row], &output[row], shape_.head_dim);
+            Dot(&output_gradient_[row], &output[row], shape_.value_dim);
       }
     }
   }
+  if (!logsumexp_gradient) return;
+  const std::vector<double> d_logsumexp = ToDoubles(*logsumexp_gradient);
+  for (size_t row = 0; row < delta_.size(); ++row) delta_[row] -= d_logsumexp[row];
 }
 
 int64_t ReferenceShardBackward::BlockBytes(int64_t kv_len) const {
-  return BlockElements(shape_, kv_len) * static_cast<int64_t>(sizeof(double));
+  return BytesOfBlock(shape_, kv_len);
 }
 
 void ReferenceShardBackward::Pack(ConstTensorView key, ConstTensorView value, const Positions&,
@@ -169,27 +252,33 @@ void ReferenceShardBackward::Attend(std::span<const std::byte> block,
                                     const Positions& key_positions, std::span<std::byte> gradient,
                                     const ProgressHook& progress) {
   const std::vector<double> doubles = Doubles(block);
+  const int64_t key_elements = KeyElements(shape_, Count(key_positions));
   const double* keys = doubles.data();
-  const double* values = keys + doubles.size() / 2;
+  const double* values = keys + key_elements;
   std::vector<double> sums = Doubles(gradient);
   double* dk = sums.data();
-  double* dv = dk + sums.size() / 2;
+  double* dv = dk + key_elements;
   const double scale = Scale(shape_, options_);
-  ForEachVisiblePair(shape_, options_.mask, query_positions_, key_positions,
-                     [&](int64_t query_row, int64_t key_row, int64_t statistic) {
-                       const double* q = query_.data() + query_row;
-                       const double* k = keys + key_row;
-                       const double* d_output = output_gradient_.data() + query_row;
-                       const double p =
-                           std::exp(scale * Dot(q, k, shape_.head_dim) - logsumexp_[statistic]);
-                       const double dp = Dot(d_output, values + key_row, shape_.head_dim);
-                       const double ds = scale * p * (dp - delta_[statistic]);
-                       for (int64_t d = 0; d < shape_.head_dim; ++d) {
-                         dq_[query_row + d] += ds * k[d];
-                         dk[key_row + d] += ds * q[d];
-                         dv[key_row + d] += p * d_output[d];
-                       }
-                     });
+  const Operands operands{shape_, options_, query_, query_positions_, keys, key_positions};
+  operands.ForEachPair([&](const Pair& pair) {
+    if (pair.score == -kInfinity) return;
+    const int64_t query_row = pair.query * shape_.head_dim;
+    const int64_t key_row = pair.key * shape_.head_dim;
+    const int64_t value_row = pair.key * shape_.value_dim;
+    const double* d_output = &output_gradient_[pair.query * shape_.value_dim];
+    const double p = std::exp(pair.score - logsumexp_[pair.statistic]);
+    const double dp = pair.dropout * Dot(d_output, values + value_row, shape_.value_dim);
+    const double ds = p * (dp - delta_[pair.statistic]);
+    const double d_product = scale * pair.slope * ds;
+    for (int64_t d = 0; d < shape_.head_dim; ++d) {
+      dq_[query_row + d] += d_product * keys[key_row + d];
+      dk[key_row + d] += d_product * query_[query_row + d];
+    }
+    for (int64_t d = 0; d < shape_.value_dim; ++d) {
+      dv[value_row + d] += p * pair.dropout * d_output[d];
+    }
+    if (options_.bias) dbias_[pair.bias] += ds;
+  });
   if (!sums.empty()) std::memcpy(gradient.data(), sums.data(), gradient.size());
   if (progress) progress();
 }
@@ -205,15 +294,29 @@ void ReferenceShardBackward::AddGradient(std::span<std::byte> sum,
 void ReferenceShardBackward::UnpackGradient(std::span<const std::byte> gradient,
                                             TensorView key_gradient, TensorView value_gradient) {
   const std::vector<double> doubles = Doubles(gradient);
-  const auto half = static_cast<std::ptrdiff_t>(doubles.size() / 2);
-  dk_.assign(doubles.begin(), doubles.begin() + half);
-  dv_.assign(doubles.begin() + half, doubles.end());
+  const auto end_of_keys = doubles.begin() + key_gradient.elements();
+  dk_.assign(doubles.begin(), end_of_keys);
+  dv_.assign(end_of_keys, doubles.end());
   Write(dk_, key_gradient);
   Write(dv_, value_gradient);
 }
 
+std::vector<double> ReferenceShardBackward::SinkGradient() const {
+  const std::vector<double> sinks = Sinks(options_);
+  std::vector<double> dsinks(sinks.size(), 0.0);
+  if (sinks.empty()) return dsinks;
+  for (size_t row = 0; row < delta_.size(); ++row) {
+    const int64_t head = static_cast<int64_t>(row) / q_len_ % shape_.heads;
+    if (sinks[head] == -kInfinity) continue;
+    dsinks[head] -= std::exp(sinks[head] - logsumexp_[row]) * delta_[row];
+  }
+  return dsinks;
+}
+
 void ReferenceShardBackward::Finish(const AttentionGradients& gradients) {
   Write(dq_, gradients.query);
+  if (gradients.bias) Write(dbias_, *gradients.bias);
+  if (gradients.sinks) Write(SinkGradient(), *gradients.sinks);
 }
 
 }  // namespace ringwise

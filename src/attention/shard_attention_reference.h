@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "attention/shard_attention.h"
@@ -22,7 +23,7 @@ class ReferenceShardForward final : public ShardAttentionForward {
   void Finish(const AttentionOutputs& outputs) override;
   AttentionStats stats() const override { return {}; }
 
-  // What Finish writes, before rounding.
+  // What Finish writes, before rounding: with the sinks.
   std::vector<double> Output() const;
   std::vector<double> LogSumExp() const;
 
@@ -41,6 +42,7 @@ class ReferenceShardBackward final : public ShardAttentionBackward {
   // output and logsumexp as ReferenceShardForward gives them.
   ReferenceShardBackward(const AttentionShape& shape, const AttentionOptions& options,
                          ConstTensorView query, ConstTensorView output_gradient,
+                         std::optional<ConstTensorView> logsumexp_gradient,
                          const std::vector<double>& output, std::vector<double> logsumexp,
                          const Positions& query_positions);
 
@@ -60,6 +62,8 @@ class ReferenceShardBackward final : public ShardAttentionBackward {
   const std::vector<double>& QueryGradient() const { return dq_; }
   const std::vector<double>& KeyGradient() const { return dk_; }
   const std::vector<double>& ValueGradient() const { return dv_; }
+  const std::vector<double>& BiasGradient() const { return dbias_; }
+  std::vector<double> SinkGradient() const;
 
  private:
   AttentionShape shape_;
@@ -67,8 +71,9 @@ class ReferenceShardBackward final : public ShardAttentionBackward {
   Positions query_positions_;
   int64_t q_len_;
   std::vector<double> query_, output_gradient_, logsumexp_;
-  std::vector<double> delta_;  // d_output . output of each row [batch, heads, q_len]
-  std::vector<double> dq_, dk_, dv_;
+  // d_output . output - d_logsumexp of each row [batch, heads, q_len]
+  std::vector<double> delta_;
+  std::vector<double> dq_, dk_, dv_, dbias_;
 };
 
 }  // namespace ringwise

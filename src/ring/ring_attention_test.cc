@@ -123,7 +123,7 @@ TEST(RingSchedule, AnyPositions) {
                 plan.BytesSent(r, [&](int64_t n) { return forward.BlockBytes(n); }, {}));
 
       ReferenceShardBackward backward(shape, whole.options, query,
-                                      rows(*whole.output_gradient, queries), forward.Output(),
+                                      rows(*whole.output_gradient, queries), {}, forward.Output(),
                                       forward.LogSumExp(), queries[r]);
       Tensor dk(rank.context.meter, MemoryCategory::kActivations, DType::kF32, key.shape);
       Tensor dv(rank.context.meter, MemoryCategory::kActivations, DType::kF32, key.shape);

@@ -113,7 +113,7 @@ AttentionResults RunReferenceCaseOn(Context& context, Communicator& ring, const 
 
   ReferenceShardForward forward(shape, options, query.view(), query_positions);
   RunRingForward(context, ring, blocks, forward);
-  ReferenceShardBackward backward(shape, options, query.view(), output_gradient.view(),
+  ReferenceShardBackward backward(shape, options, query.view(), output_gradient.view(), {},
                                   forward.Output(), forward.LogSumExp(), query_positions);
   Tensor dk(context.meter, MemoryCategory::kActivations, DType::kF32, key.shape());
   Tensor dv(context.meter, MemoryCategory::kActivations, DType::kF32, key.shape());
@@ -152,8 +152,8 @@ AttentionResults ToResults(const WholeResults& results) {
   const auto widen = [](const std::vector<float>& values) {
     return std::vector<double>(values.begin(), values.end());
   };
-  return {widen(results.output), widen(results.logsumexp), widen(results.dq), widen(results.dk),
-          widen(results.dv)};
+  return {widen(results.output), widen(results.logsumexp), widen(results.dq),    widen(results.dk),
+          widen(results.dv),     widen(results.dbias),     widen(results.dsinks)};
 }
 
 }  // namespace ringwise
