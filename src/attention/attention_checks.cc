@@ -25,6 +25,23 @@ void CheckAttentionShape(const AttentionShape& shape) {
   }
 }
 
+AttentionShape CheckedShapeOf(const AttentionInputs& inputs) {
+  for (const auto& [name, view] : {std::pair{"query", inputs.query}, std::pair{"key", inputs.key},
+                                   std::pair{"value", inputs.value}}) {
+    if (view.shape.rank() == 4) continue;
+    throw ShapeError(fmt::format("attention: {} must be [batch, length, heads, head_dim], found {}",
+                                 name, view.shape.ToString()));
+  }
+  const AttentionShape shape{.batch = inputs.query.shape[0],
+                             .heads = inputs.query.shape[2],
+                             .kv_heads = inputs.key.shape[2],
+                             .head_dim = inputs.query.shape[3],
+                             .value_dim = inputs.value.shape[3],
+                             .dtype = inputs.query.dtype};
+  CheckAttentionShape(shape);
+  return shape;
+}
+
 void CheckShape(const char* name, const ConstTensorView& view, const Shape& expected) {
   if (!(view.shape == expected)) {
     throw ShapeError(fmt::format("attention: {} must be {}, found {}", name, expected.ToString(),

@@ -6,6 +6,9 @@ namespace ringwise {
 
 // Throw ShapeError saying which argument, what was expected and what was found.
 void CheckAttentionShape(const AttentionShape& shape);
+// The shape that the inputs' extents say, checked by itself; lengths, and whether key and value
+// agree with it, are not.
+AttentionShape CheckedShapeOf(const AttentionInputs& inputs);
 void CheckShape(const char* name, const ConstTensorView& view, const Shape& expected);
 // Rows of queries [batch, q_len, heads, dim] and of keys [batch, kv_len, kv_heads, dim].
 void CheckQueryRows(const char* name, const ConstTensorView& view, const AttentionShape& shape,

@@ -1,12 +1,14 @@
 #include "ringwise/whole_attention.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
+#include <optional>
+#include <span>
 #include <utility>
 
+#include "ring/ring_agreement.h"
 #include "ring/row_shards.h"
-#include "ringwise/error.h"
+#include "ring/whole_checks.h"
 #include "ringwise/ring_attention.h"
 
 namespace ringwise {
@@ -132,6 +134,7 @@ class WholeOnRank {
 }  // namespace
 
 WholeResults AttendWhole(Context& context, Communicator& ring, const WholeAttention& whole) {
+  CheckOnEveryRank(ring, [&] { CheckWhole(whole); });
   WholeOnRank call(context, ring, whole);
   WholeResults results;
   call.Forward(results);
