@@ -1,11 +1,14 @@
 #include <algorithm>
 #include <cassert>
+#include <cmath>
 #include <limits>
 #include <numbers>
+#include <optional>
 #include <vector>
 
 #include "attention/attention_checks.h"
 #include "attention/backward_block.h"
+#include "attention/backward_plan.h"
 #include "attention/backward_walk.h"
 #include "attention/operand_choice.h"
 #include "attention/query_gradient.h"
@@ -27,7 +30,8 @@ class TiledBackward final : public ShardAttentionBackward {
                 ConstTensorView query, const AttentionSaved& saved,
                 const Positions& query_positions)
       : context_(context),
-        query_positions_(query_positions),
+        saved_(saved),
+        sinks_(options.sinks),
         problem_{.shape = shape,
                  .mask = options.mask,
                  .scale = Scale(shape, options),
@@ -36,25 +40,28 @@ class TiledBackward final : public ShardAttentionBackward {
                  .output_gradient = saved.output_gradient,
                  .q_len = Count(query_positions),
                  .query_blocks = CutIntoBlocks(query_positions, kBackwardQueryBlock, false)},
+        hulls_(context.team, problem_.mask, shape, problem_.query_blocks),
         dq_(context, problem_.query_blocks, shape.batch, shape.heads, shape.heads / shape.kv_heads,
             shape.head_dim),
         workspaces_(context.team.size()) {
     const int64_t rows = shape.batch * shape.heads * problem_.q_len;
     logsumexp_ = Buffer(context.meter, MemoryCategory::kActivations, rows * sizeof(float));
     delta_ = Buffer(context.meter, MemoryCategory::kActivations, rows * sizeof(float));
+    problem_.hulls = &hulls_;
     problem_.logsumexp = logsumexp_.as<float>();
     problem_.delta = delta_.as<float>();
     const auto blocks = static_cast<int64_t>(problem_.query_blocks.size());
     context_.team.ForEach(shape.batch * blocks, [&](int64_t index, int) {
       DispatchDType(saved.output.dtype, [&]<class T>(T) {
-        PrepareRows<T>(saved, index / blocks, problem_.query_blocks[index % blocks]);
+        PrepareRows<T>(index / blocks, problem_.query_blocks[index % blocks]);
       });
     });
   }
 
   int64_t BlockBytes(int64_t kv_len) const override {
     return problem_.shape.batch * problem_.shape.kv_heads *
-           Block<const Storage>(kv_len).HeadElements() * static_cast<int64_t>(sizeof(Storage));
+           BackwardBlock<const Storage>(problem_.shape, kv_len).HeadElements() *
+           static_cast<int64_t>(sizeof(Storage));
   }
 
   void Pack(ConstTensorView key, ConstTensorView value, const Positions& positions,
@@ -63,15 +70,16 @@ class TiledBackward final : public ShardAttentionBackward {
     const int64_t kv_len = Count(positions);
     CheckKeyValue(key, value, shape, kv_len);
     assert(static_cast<int64_t>(block.size()) == BlockBytes(kv_len));
-    const BackwardBlock<Storage> layout = Block<Storage>(kv_len, block.data());
+    const BackwardBlock<Storage> layout(shape, kv_len, block.data());
     ForEachRow(kv_len, [&](int64_t batch, int64_t row, int64_t head) {
-      PackRow(key.at<Storage>(batch, row, head), layout.Keys(batch, head, row));
-      PackRow(value.at<Storage>(batch, row, head), layout.Values(batch, head, row));
+      PackRow(key.at<Storage>(batch, row, head), shape.head_dim, layout.Keys(batch, head, row));
+      PackRow(value.at<Storage>(batch, row, head), shape.value_dim,
+              layout.Values(batch, head, row));
     });
   }
 
   int64_t GradientBytes(int64_t kv_len) const override {
-    return 2 * problem_.shape.batch * problem_.shape.kv_heads * kv_len * problem_.shape.head_dim *
+    return GradientBlock<const float>(problem_.shape, kv_len).Elements() *
            static_cast<int64_t>(sizeof(float));
   }
 
@@ -103,7 +111,7 @@ class TiledBackward final : public ShardAttentionBackward {
     CheckKeyRows("value gradient", value_gradient, problem_.shape, kv_len,
                  problem_.shape.value_dim);
     assert(static_cast<int64_t>(gradient.size()) == GradientBytes(kv_len));
-    const GradientBlock<const float> sums = Gradient<const float>(kv_len, gradient.data());
+    const GradientBlock<const float> sums(problem_.shape, kv_len, gradient.data());
     ForEachRow(kv_len, [&](int64_t batch, int64_t row, int64_t head) {
       WriteRow(sums.Keys(batch, head, row), key_gradient, batch, row, head);
       WriteRow(sums.Values(batch, head, row), value_gradient, batch, row, head);
@@ -114,19 +122,13 @@ class TiledBackward final : public ShardAttentionBackward {
     CheckQueryRows("query gradient", gradients.query, problem_.shape, problem_.q_len,
                    problem_.shape.head_dim);
     dq_.Finish(problem_.scale, gradients.query);
+    if (gradients.sinks) SumSinkGradients(*gradients.sinks);
   }
-  AttentionStats stats() const override { return {}; }
+  AttentionStats stats() const override {
+    return {computed_tiles_, kBackwardQueryBlock, BackwardTileRows(problem_.shape)};
+  }
 
  private:
-  template <class Element>
-  BackwardBlock<Element> Block(int64_t kv_len, BytesOf<Element>* bytes = nullptr) const {
-    return {kv_len, problem_.shape.kv_heads, problem_.shape.head_dim, bytes};
-  }
-  template <class Element>
-  GradientBlock<Element> Gradient(int64_t kv_len, BytesOf<Element>* bytes) const {
-    return {problem_.shape.batch, problem_.shape.kv_heads, kv_len, problem_.shape.head_dim, bytes};
-  }
-
   // Calls visit(batch, row, kv_head) for all, dealt to the team by rows.
   template <class Visit>
   void ForEachRow(int64_t kv_len, const Visit& visit) {
@@ -142,38 +144,63 @@ class TiledBackward final : public ShardAttentionBackward {
 
   // logsumexp to base 2 and delta of one query block.
   template <class Output>
-  void PrepareRows(const AttentionSaved& saved, int64_t batch, const RowBlock& rows) {
+  void PrepareRows(int64_t batch, const RowBlock& rows) {
     for (int64_t head = 0; head < problem_.shape.heads; ++head) {
       const int64_t statistic = (batch * problem_.shape.heads + head) * problem_.q_len;
       for (int64_t row = rows.begin; row < rows.begin + rows.count(); ++row) {
-        const float logsumexp = *saved.logsumexp.at<float>(batch, head, row);
-        // A row that sees nothing has p = 2^-inf = 0 whatever its scores.
-        logsumexp_.as<float>()[statistic + row] =
-            logsumexp == -kInfinity
-                ? kInfinity
-                : static_cast<float>(static_cast<double>(logsumexp) * std::numbers::log2e);
-        const Storage* d_output = saved.output_gradient.at<Storage>(batch, row, head);
-        const Output* output = saved.output.at<Output>(batch, row, head);
+        const float logsumexp = *saved_.logsumexp.at<float>(batch, head, row);
+        float& base2 = logsumexp_.as<float>()[statistic + row];
+        float& delta = delta_.as<float>()[statistic + row];
+        if (logsumexp == -kInfinity) {
+          // A row that sees nothing has p = 2^-inf = 0 whatever its scores.
+          base2 = kInfinity;
+          delta = 0;
+          continue;
+        }
+        base2 = static_cast<float>(static_cast<double>(logsumexp) * std::numbers::log2e);
+        const Storage* d_output = saved_.output_gradient.at<Storage>(batch, row, head);
+        const Output* output = saved_.output.at<Output>(batch, row, head);
         double sum = 0;
-        for (int64_t i = 0; i < problem_.shape.head_dim; ++i) {
+        for (int64_t i = 0; i < problem_.shape.value_dim; ++i) {
           sum += static_cast<double>(static_cast<float>(d_output[i])) *
                  static_cast<double>(static_cast<float>(output[i]));
         }
-        delta_.as<float>()[statistic + row] = static_cast<float>(sum);
+        if (saved_.logsumexp_gradient) {
+          sum -= static_cast<double>(*saved_.logsumexp_gradient->at<float>(batch, head, row));
+        }
+        delta = static_cast<float>(sum);
       }
     }
   }
 
-  void PackRow(const Storage* from, Rows<Storage> row) const {
-    std::copy_n(from, problem_.shape.head_dim, row.data);
-    std::fill(row.data + problem_.shape.head_dim, row.data + row.stride, Storage{});
+  // sinks[head] = sum over this rank's rows of -exp(sink - logsumexp) delta, in row order.
+  void SumSinkGradients(const TensorView& sinks) {
+    context_.team.ForEach(problem_.shape.heads, [&](int64_t head, int) {
+      const double sink = static_cast<double>(*sinks_->at<float>(head));
+      double sum = 0;
+      for (int64_t batch = 0; batch < problem_.shape.batch; ++batch) {
+        const float* delta =
+            problem_.delta + (batch * problem_.shape.heads + head) * problem_.q_len;
+        for (int64_t row = 0; row < problem_.q_len; ++row) {
+          const float logsumexp = *saved_.logsumexp.at<float>(batch, head, row);
+          if (logsumexp == -kInfinity) continue;
+          sum -= std::exp(sink - static_cast<double>(logsumexp)) * static_cast<double>(delta[row]);
+        }
+      }
+      *sinks.at<float>(head) = static_cast<float>(sum);
+    });
+  }
+
+  static void PackRow(const Storage* from, int64_t length, Rows<Storage> row) {
+    std::copy_n(from, length, row.data);
+    std::fill(row.data + length, row.data + row.stride, Storage{});
   }
 
   void WriteRow(const float* from, const TensorView& view, int64_t batch, int64_t row,
                 int64_t head) const {
     DispatchDType(view.dtype, [&]<class T>(T) {
       T* to = view.at<T>(batch, row, head);
-      for (int64_t i = 0; i < problem_.shape.head_dim; ++i) to[i] = T(from[i]);
+      for (int64_t i = 0; i < view.shape[3]; ++i) to[i] = T(from[i]);
     });
   }
 
@@ -182,20 +209,23 @@ class TiledBackward final : public ShardAttentionBackward {
                   const Positions& key_positions, std::span<std::byte> gradient,
                   const ProgressHook& progress) {
     using Walk = BackwardWalk<Storage, Operand>;
-    const int64_t head_dim = problem_.shape.head_dim;
-    const BackwardBlock<const Storage> layout =
-        Block<const Storage>(Count(key_positions), block.data());
-    const GradientBlock<float> sums = Gradient<float>(Count(key_positions), gradient.data());
+    const AttentionShape& shape = problem_.shape;
+    const int64_t kv_len = Count(key_positions);
+    const BackwardBlock<const Storage> layout(shape, kv_len, block.data());
+    const GradientBlock<float> sums(shape, kv_len, gradient.data());
     const std::vector<RowBlock> tiles =
-        CutIntoBlocks(key_positions, Walk::TileRows(head_dim), false);
+        CutIntoBlocks(key_positions, BackwardTileRows(shape), false);
     const auto tile_count = static_cast<int64_t>(tiles.size());
-    const std::vector<int64_t> bounds = SplitByWork(tiles);
+    const BackwardPlan plan(context_.team, problem_.mask, shape, hulls_, problem_.query_blocks,
+                            tiles);
+    computed_tiles_ += plan.computed_tiles();
     const int threads = context_.team.size();
+    const std::vector<int64_t> bounds = plan.Deal(threads, 0, plan.groups());
     context_.team.Run([&](int thread) {
       const int64_t begin = bounds[thread];
       const int64_t end = bounds[thread + 1];
       if (begin < end) {
-        GrowBuffer(context_.meter, Walk::WorkspaceBytes(head_dim), workspaces_[thread]);
+        GrowBuffer(context_.meter, Walk::WorkspaceBytes(shape), workspaces_[thread]);
         const Walk walk(problem_, kernels, workspaces_[thread].data());
         ProgressCounter counter(progress, thread);
         // Only the first head group of a thread can have been begun by another one.
@@ -217,38 +247,16 @@ class TiledBackward final : public ShardAttentionBackward {
     });
   }
 
-  // Where each thread's items begin in the sequence (batch, kv_head, tile), and its end: by visible
-  // pairs. A function of the shapes alone, so that sums over threads repeat to the bit.
-  std::vector<int64_t> SplitByWork(const std::vector<RowBlock>& tiles) const {
-    std::vector<double> before{0};  // work of a head group before each tile
-    for (const RowBlock& tile : tiles) {
-      const int64_t visible = CountVisible({problem_.mask}, query_positions_, {tile.positions});
-      before.push_back(before.back() + static_cast<double>(visible));
-    }
-    const auto tile_count = static_cast<int64_t>(tiles.size());
-    const int64_t groups = tile_count == 0 ? 0 : problem_.shape.batch * problem_.shape.kv_heads;
-    const int threads = context_.team.size();
-    std::vector<int64_t> bounds(threads + 1, groups * tile_count);
-    bounds[0] = 0;
-    const double total = before.back() * static_cast<double>(groups);
-    for (int thread = 1; thread < threads && total > 0; ++thread) {
-      const double goal = total * thread / threads;
-      const auto group = std::min(groups - 1, static_cast<int64_t>(goal / before.back()));
-      const double rest = goal - static_cast<double>(group) * before.back();
-      int64_t tile = 0;
-      while (tile < tile_count && (before[tile] + before[tile + 1]) / 2 < rest) ++tile;
-      bounds[thread] = std::max(bounds[thread - 1], group * tile_count + tile);
-    }
-    return bounds;
-  }
-
   Context& context_;
-  const Positions query_positions_;
+  const AttentionSaved saved_;
+  const std::optional<ConstTensorView> sinks_;
   BackwardProblem problem_;
+  const BlockHulls hulls_;
   QueryGradient dq_;
   Buffer logsumexp_;  // see BackwardProblem
   Buffer delta_;
   std::vector<Buffer> workspaces_;  // of each thread
+  int64_t computed_tiles_ = 0;
 };
 
 }  // namespace

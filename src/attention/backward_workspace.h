@@ -1,0 +1,106 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include "attention/shard_attention.h"
+#include "attention/tile_operands.h"
+#include "attention/tiling.h"
+#include "kernels/tile_kernels.h"
+
+namespace ringwise {
+
+inline constexpr int kBackwardPanels = 2;
+inline constexpr int64_t kBackwardQueryBlock = kBackwardPanels * kPanel;
+// Key rows whose scores are made at once: they stay in the nearest cache.
+inline constexpr int kBackwardStep = 48;
+
+// Keys of a tile: as many as leave its operands and gradients in the second cache.
+inline int64_t BackwardTileRows(const AttentionShape& shape) {
+  return shape.head_dim + shape.value_dim <= 128 ? 384 : 192;
+}
+
+inline int64_t Panels(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
+
+// Rows of queries or output gradients of one head, in all the forms that products take.
+template <class Operand>
+struct QueryOperands {
+  Operand* transposed[kBackwardPanels] = {};  // packed [depth][kPanel]
+  Operand* rows = nullptr;  // packed [kBackwardQueryBlock][kPanel], a panel of length each
+  int length = 0;           // head_dim or value_dim
+  int depth = 0;            // as products take it
+
+  void Lay(int64_t dim, Arena& arena) {
+    length = static_cast<int>(dim);
+    depth = static_cast<int>(RoundUp(dim, kRowGroup<Operand>));
+    for (Operand*& panel : transposed) panel = arena.Take<Operand>(depth * kPanel);
+    rows = arena.Take<Operand>(Panels(dim) * kBackwardQueryBlock * kPanel);
+  }
+  float At(int64_t query, int64_t i) const {
+    return static_cast<float>(rows[i / kPanel * kBackwardQueryBlock * kPanel +
+                                   PackedIndex<Operand>(query, i % kPanel, kPanel)]);
+  }
+};
+
+// The gradient of a tile's keys or values while it is summed up.
+struct RowGradient {
+  float* data = nullptr;  // [tile rows][stride]
+  int64_t stride = 0;
+
+  void Lay(int64_t tile_rows, int64_t dim, Arena& arena) {
+    stride = RoundUp(dim, kLanes);
+    data = arena.Take<float>(tile_rows * stride);
+  }
+};
+
+// The memory of one thread's walk over a key tile.
+template <class Storage, class Operand>
+struct BackwardWorkspace {
+  Operand* keys_transposed = nullptr;  // [head_dim][tile rows]
+  RowGradient dk, dv;
+  QueryOperands<Operand> query;
+  QueryOperands<Operand> d_output;
+  float* scores = nullptr;                  // [kBackwardStep][kPanel]
+  float* dp = nullptr;                      // [kBackwardStep][kPanel]
+  Operand* p = nullptr;                     // [kBackwardStep][kBackwardQueryBlock]
+  Operand* ds = nullptr;                    // [tile rows][kBackwardQueryBlock]
+  Operand* packed_ds = nullptr;             // packed, as ds; float: `ds` itself
+  float* logsumexp = nullptr;               // [kBackwardQueryBlock], base 2
+  float* delta = nullptr;                   // [kBackwardQueryBlock]
+  uint64_t* visible[kBackwardPanels] = {};  // [tile rows]
+  // Only if Storage widens:
+  Operand* wide_queries = nullptr;  // [kBackwardQueryBlock][head_dim or value_dim]
+  Operand* wide_keys = nullptr;     // [tile rows][head_dim]
+  Operand* wide_values = nullptr;   // [tile rows][value_dim]
+
+  static BackwardWorkspace Lay(const AttentionShape& shape, Arena& arena) {
+    const int64_t tile_rows = BackwardTileRows(shape);
+    BackwardWorkspace work;
+    work.keys_transposed = arena.Take<Operand>(shape.head_dim * tile_rows);
+    work.dk.Lay(tile_rows, shape.head_dim, arena);
+    work.dv.Lay(tile_rows, shape.value_dim, arena);
+    work.query.Lay(shape.head_dim, arena);
+    work.d_output.Lay(shape.value_dim, arena);
+    work.scores = arena.Take<float>(kBackwardStep * kPanel);
+    work.dp = arena.Take<float>(kBackwardStep * kPanel);
+    work.p = arena.Take<Operand>(kBackwardStep * kBackwardQueryBlock);
+    work.ds = arena.Take<Operand>(tile_rows * kBackwardQueryBlock);
+    work.packed_ds = work.ds;
+    if constexpr (std::is_same_v<Operand, bf16>) {
+      work.packed_ds = arena.Take<Operand>(tile_rows * kBackwardQueryBlock);
+    }
+    work.logsumexp = arena.Take<float>(kBackwardQueryBlock);
+    work.delta = arena.Take<float>(kBackwardQueryBlock);
+    for (uint64_t*& bits : work.visible) bits = arena.Take<uint64_t>(tile_rows);
+    if constexpr (kWidens<Storage, Operand>) {
+      work.wide_queries =
+          arena.Take<Operand>(kBackwardQueryBlock * std::max(shape.head_dim, shape.value_dim));
+      work.wide_keys = arena.Take<Operand>(tile_rows * shape.head_dim);
+      work.wide_values = arena.Take<Operand>(tile_rows * shape.value_dim);
+    }
+    return work;
+  }
+};
+
+}  // namespace ringwise
