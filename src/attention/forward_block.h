@@ -6,6 +6,7 @@
 #include <span>
 #include <type_traits>
 
+#include "attention/shard_attention.h"
 #include "attention/tile_operands.h"
 #include "attention/tiling.h"
 
@@ -17,7 +18,8 @@ inline constexpr int64_t kKeyChunk = 384;
 
 // The key/value block of forward. Per batch and kv_head:
 //   keys    [kv_len][padded head_dim]: left factor of the scores
-//   values  transposed by chunks of kKeyChunk keys, [head_dim][padded chunk]: left factor of output
+//   values  transposed by chunks of kKeyChunk keys, [value_dim][padded chunk]: left factor of
+//   output
 // Padding to an even length, for bf16 alone, is zero: products take pairs. `Element` is const where
 // the block is only read.
 template <class Element>
@@ -25,16 +27,16 @@ class ForwardBlock {
  public:
   static constexpr int64_t kGroup = kRowGroup<std::remove_const_t<Element>>;
 
-  ForwardBlock(int64_t kv_len, int64_t kv_heads, int64_t head_dim,
-               BytesOf<Element>* bytes = nullptr)
+  ForwardBlock(const AttentionShape& shape, int64_t kv_len, BytesOf<Element>* bytes = nullptr)
       : kv_len_(kv_len),
-        kv_heads_(kv_heads),
-        head_dim_(head_dim),
+        kv_heads_(shape.kv_heads),
+        head_dim_(shape.head_dim),
+        value_dim_(shape.value_dim),
         elements_(reinterpret_cast<Element*>(bytes)) {}
 
   int64_t padded_head_dim() const { return RoundUp(head_dim_, kGroup); }
   int64_t HeadElements() const {
-    return kv_len_ * padded_head_dim() + head_dim_ * RoundUp(kv_len_, kGroup);
+    return kv_len_ * padded_head_dim() + value_dim_ * RoundUp(kv_len_, kGroup);
   }
 
   // Rows of keys from local index `key` on.
@@ -45,7 +47,7 @@ class ForwardBlock {
   Rows<Element> Values(int64_t batch, int64_t kv_head, int64_t key) const {
     const int64_t begin = key / kKeyChunk * kKeyChunk;
     const int64_t width = RoundUp(std::min(kKeyChunk, kv_len_ - begin), kGroup);
-    return {Head(batch, kv_head) + kv_len_ * padded_head_dim() + begin * head_dim_ + key - begin,
+    return {Head(batch, kv_head) + kv_len_ * padded_head_dim() + begin * value_dim_ + key - begin,
             width};
   }
 
@@ -57,6 +59,7 @@ class ForwardBlock {
   int64_t kv_len_;
   int64_t kv_heads_;
   int64_t head_dim_;
+  int64_t value_dim_;
   Element* elements_;
 };
 

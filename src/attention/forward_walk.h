@@ -1,16 +1,21 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <limits>
-#include <vector>
+#include <optional>
 
 #include "attention/forward_block.h"
+#include "attention/key_tiles.h"
 #include "attention/partial_attention.h"
+#include "attention/score_terms.h"
 #include "attention/shard_attention.h"
 #include "attention/tile_operands.h"
+#include "attention/tile_view.h"
 #include "attention/tiling.h"
+#include "attention/value_product.h"
+#include "core/dropout_stream.h"
+#include "kernels/dropout_bits.h"
 #include "kernels/tile_kernels.h"
 #include "kernels/transpose.h"
 
@@ -22,19 +27,22 @@ inline constexpr int64_t kForwardQueryBlock = 2 * kPanel;
 struct ForwardProblem {
   AttentionShape shape;
   Mask mask;
-  float scale_base2 = 0;
+  Dropout dropout;
+  ScoreTerms terms;
+  float scale = 0;  // of scores as the kernels see them
   ConstTensorView query;
 };
 
 // Forward of one query block against one key/value block, on one thread. It goes over the visible
 // key tiles with the output transposed in a workspace:
 //
-//   S^T[keys, 64]       = K Q^T
-//   P^T[keys, 64]       = 2^(scale S^T - row_max)        row_max, row_sum: vectors over queries
-//   O^T[head_dim, 64]  += V^T P^T
+//   S^T[keys, 64]        = score(K Q^T)
+//   P^T[keys, 64]        = 2^(scale S^T - row_max)        row_max, row_sum: vectors over queries
+//   O^T[value_dim, 64]  += V^T (P^T where kept)
 //
 // row_max is a reference rather than the maximum: it moves, and O^T is rescaled, only when a score
-// exceeds it by more than kSlack, so that scores are normally looked at once.
+// exceeds it by more than kSlack, so that scores are normally looked at once. Pairs that are hidden
+// or dropped reach the output with nothing of their value, NaN and infinity included.
 template <class Storage, class Operand>
 class ForwardWalk {
  public:
@@ -43,46 +51,48 @@ class ForwardWalk {
       : problem_(problem),
         kernels_(kernels),
         head_dim_(static_cast<int>(problem.shape.head_dim)),
+        value_dim_(static_cast<int>(problem.shape.value_dim)),
         depth_(Depth(problem.shape.head_dim)) {
     Arena arena(workspace);
-    work_ = Lay(head_dim_, arena);
+    work_ = Lay(problem.shape, arena);
   }
 
-  static size_t WorkspaceBytes(int64_t head_dim) {
+  static size_t WorkspaceBytes(const AttentionShape& shape) {
     Arena counter;
-    Lay(head_dim, counter);
+    Lay(shape, counter);
     return counter.used();
   }
 
   // Attends `queries` (at most kForwardQueryBlock) of one head and merges the result into `state`.
-  void Attend(const ForwardBlock<const Storage>& block, const std::vector<RowBlock>& key_tiles,
-              int64_t batch, int64_t head, const RowBlock& queries, const PartialAttention& state,
-              ProgressCounter& progress) {
-    const MaskPlane plane{problem_.mask, batch, head};
+  // Returns the number of key tiles that they see.
+  int64_t Attend(const ForwardBlock<const Storage>& block, const KeyTiles& key_tiles, int64_t batch,
+                 int64_t head, const RowBlock& queries, const PartialAttention& state,
+                 ProgressCounter& progress) {
     const int64_t kv_head = head * problem_.shape.kv_heads / problem_.shape.heads;
     const auto panels = static_cast<int>((queries.count() + kPanel - 1) / kPanel);
+    const Head of{{problem_.mask, batch, head}, Stream(batch, head)};
+    int64_t tiles = 0;
     for (int p = 0; p < panels; ++p) {
-      Start(batch, head, Part(queries, p * kPanel, kPanel), work_.panels[p]);
+      Start(of.plane, Part(queries, p * kPanel, kPanel), work_.panels[p]);
     }
-    for (const RowBlock& tile : key_tiles) {
-      if (Classify(plane, queries.positions, tile.positions) == TileKind::kEmpty) continue;
+    key_tiles.ForEachVisible(of.plane, queries.positions, [&](const RowBlock& tile) {
       const auto count = static_cast<int>(tile.count());
       const Rows<const Operand> keys =
           AsOperand(block.Keys(batch, kv_head, tile.begin), count, head_dim_, work_.wide_keys);
       const Rows<const Operand> values =
-          AsOperand(block.Values(batch, kv_head, tile.begin), head_dim_, count, work_.wide_values);
-      for (int p = 0; p < panels; ++p) {
-        AttendTile(plane, keys, values, tile, Part(queries, p * kPanel, kPanel), work_.panels[p]);
-      }
-      progress.Worked(2 * count * queries.count() * head_dim_);
-    }
+          AsOperand(block.Values(batch, kv_head, tile.begin), value_dim_, count, work_.wide_values);
+      for (int p = 0; p < panels; ++p) AttendTile(of, keys, values, tile, work_.panels[p]);
+      ++tiles;
+      progress.Worked(count * queries.count() * (head_dim_ + value_dim_));
+    });
     for (int p = 0; p < panels; ++p) {
       Panel& panel = work_.panels[p];
-      Transpose(panel.output, kPanel, head_dim_, panel.columns, work_.rows, head_dim_);
-      Merge({work_.rows, panel.row_max, panel.row_sum, panel.columns, head_dim_, panel.row_weight},
-            {state.output + p * kPanel * head_dim_, state.row_max + p * kPanel,
-             state.row_sum + p * kPanel, panel.columns, head_dim_, state.row_weight + p * kPanel});
+      Transpose(panel.output, kPanel, value_dim_, panel.columns, work_.rows, value_dim_);
+      Merge({work_.rows, panel.row_max, panel.row_sum, panel.columns, value_dim_, panel.row_weight},
+            {state.output + p * kPanel * value_dim_, state.row_max + p * kPanel,
+             state.row_sum + p * kPanel, panel.columns, value_dim_, state.row_weight + p * kPanel});
     }
+    return tiles;
   }
 
  private:
@@ -92,9 +102,15 @@ class ForwardWalk {
   // Probabilities up to 2^8 lose nothing: f32 has room for their sums and products.
   static constexpr float kSlack = 8.0f;
 
+  struct Head {
+    MaskPlane plane;
+    std::optional<DropoutStream> stream;  // none: no dropout
+  };
+
   struct Panel {
+    RowBlock queries;
     Operand* query = nullptr;  // packed [depth][kPanel]
-    float* output = nullptr;   // O^T [head_dim][kPanel]
+    float* output = nullptr;   // O^T [value_dim][kPanel]
     float row_max[kPanel];     // kNothingSeen: no key yet
     float row_sum[kPanel];
     float row_weight[kPanel];
@@ -105,13 +121,24 @@ class ForwardWalk {
   struct Workspace {
     Panel panels[kForwardQueryBlock / kPanel];
     float* scores = nullptr;           // [kStepRows][kPanel]
+    float* added = nullptr;            // [kStepRows][kPanel]: see ScoreTerms
     Operand* probabilities = nullptr;  // packed [kKeyChunk][kPanel]
-    float* rows = nullptr;             // [kPanel][head_dim]: the output, transposed back
+    float* rows = nullptr;             // [kPanel][value_dim]: the output, transposed back
     uint64_t* visible = nullptr;       // [kKeyChunk], a bit a column
+    uint64_t* kept = nullptr;          // [kStepRows], by dropout
+    uint64_t* pairs = nullptr;         // [kKeyChunk], neither hidden nor dropped
     // Only where Storage is widened:
     Operand* wide_queries = nullptr;  // [kPanel][head_dim]
     Operand* wide_keys = nullptr;     // [kKeyChunk][head_dim]
-    Operand* wide_values = nullptr;   // [head_dim][kKeyChunk]
+    Operand* wide_values = nullptr;   // [value_dim][kKeyChunk]
+  };
+
+  // A tile on its way into the output: the probabilities of rows [pending, here) are not yet in it.
+  struct Pending {
+    Rows<const Operand> values;
+    int first = 0;  // the row at which probabilities begin
+    int pending = 0;
+    bool careful = false;  // some value is not finite: over `pairs` alone
   };
 
   // head_dim as products take it.
@@ -119,74 +146,116 @@ class ForwardWalk {
     return static_cast<int>(RoundUp(head_dim, kRowGroup<Operand>));
   }
 
-  static Workspace Lay(int64_t head_dim, Arena& arena) {
+  static Workspace Lay(const AttentionShape& shape, Arena& arena) {
     Workspace work;
     for (Panel& panel : work.panels) {
-      panel.query = arena.Take<Operand>(Depth(head_dim) * kPanel);
-      panel.output = arena.Take<float>(head_dim * kPanel);
+      panel.query = arena.Take<Operand>(Depth(shape.head_dim) * kPanel);
+      panel.output = arena.Take<float>(shape.value_dim * kPanel);
     }
     work.scores = arena.Take<float>(kStepRows * kPanel);
     work.probabilities = arena.Take<Operand>(kKeyChunk * kPanel);
-    work.rows = arena.Take<float>(kPanel * head_dim);
+    work.rows = arena.Take<float>(kPanel * shape.value_dim);
     work.visible = arena.Take<uint64_t>(kKeyChunk);
+    work.kept = arena.Take<uint64_t>(kStepRows);
+    work.pairs = arena.Take<uint64_t>(kKeyChunk);
+    work.added = arena.Take<float>(kStepRows * kPanel);
     if constexpr (kWidens<Storage, Operand>) {
-      work.wide_queries = arena.Take<Operand>(kPanel * head_dim);
-      work.wide_keys = arena.Take<Operand>(kKeyChunk * head_dim);
-      work.wide_values = arena.Take<Operand>(head_dim * kKeyChunk);
+      work.wide_queries = arena.Take<Operand>(kPanel * shape.head_dim);
+      work.wide_keys = arena.Take<Operand>(kKeyChunk * shape.head_dim);
+      work.wide_values = arena.Take<Operand>(shape.value_dim * kKeyChunk);
     }
     return work;
   }
 
-  void Start(int64_t batch, int64_t head, const RowBlock& queries, Panel& panel) const {
+  std::optional<DropoutStream> Stream(int64_t batch, int64_t head) const {
+    if (problem_.dropout.probability == 0) return {};
+    return DropoutStream(problem_.dropout, batch, head);
+  }
+
+  void Start(const MaskPlane& plane, const RowBlock& queries, Panel& panel) const {
+    panel.queries = queries;
     panel.columns = static_cast<int>(queries.count());
     const Rows<const Operand> rows =
-        AsOperand(HeadRows<const Storage>(problem_.query, batch, queries.begin, head),
+        AsOperand(HeadRows<const Storage>(problem_.query, plane.batch, queries.begin, plane.head),
                   panel.columns, head_dim_, work_.wide_queries);
     kernels_.pack_transposed(rows.data, rows.stride, panel.columns, head_dim_, panel.query);
-    std::fill_n(panel.output, head_dim_ * kPanel, 0.0f);
+    std::fill_n(panel.output, value_dim_ * kPanel, 0.0f);
     std::fill_n(panel.row_sum, kPanel, 0.0f);
     std::fill_n(panel.row_weight, kPanel, 0.0f);
     std::fill_n(panel.row_max, kPanel, kNothingSeen);
     panel.unseen = true;
   }
 
-  void AttendTile(const MaskPlane& plane, Rows<const Operand> keys, Rows<const Operand> values,
-                  const RowBlock& tile, const RowBlock& queries, Panel& panel) const {
-    const TileKind kind = Classify(plane, queries.positions, tile.positions);
-    if (kind == TileKind::kEmpty) return;
-    VisibleRows rows{0, static_cast<int>(tile.count())};
-    const uint64_t* visible = nullptr;
-    if (kind == TileKind::kPartial) {
-      rows = FindVisible(plane, queries.positions, tile.positions, work_.visible);
-      visible = work_.visible;
-    }
-    const bool careful = visible != nullptr && !AllFinite(values, head_dim_, tile.count());
-    int pending = rows.begin;  // from this row on, probabilities are not yet in the output
-    for (int row = rows.begin; row < rows.end; row += kStepRows) {
-      const ScoreTile scores{.scores = work_.scores,
-                             .rows = std::min(kStepRows, rows.end - row),
-                             .columns = panel.columns,
-                             .scale = problem_.scale_base2,
-                             .visible = visible == nullptr ? nullptr : visible + row};
+  void AttendTile(const Head& of, Rows<const Operand> keys, Rows<const Operand> values,
+                  const RowBlock& tile, Panel& panel) const {
+    const TileView view = Look(of.plane, panel.queries, tile, work_.visible, kRowGroup<Operand>);
+    if (view.rows.begin == view.rows.end) return;
+    const bool hides = view.visible != nullptr || problem_.terms.hides() || of.stream;
+    Pending out{values, view.rows.begin, view.rows.begin,
+                hides && !AllFinite(values, value_dim_, tile.count())};
+    for (int row = view.rows.begin; row < view.rows.end; row += kStepRows) {
+      const TileView::Step step = view.At({row, row + kStepRows});
+      if (step.empty()) {
+        Flush(row, out, panel);
+        out.pending = row + kStepRows;
+        continue;
+      }
+      ScoreTile scores{.scores = work_.scores,
+                       .rows = step.rows.end - row,
+                       .columns = panel.columns,
+                       .scale = problem_.scale,
+                       .visible = step.visible};
       kernels_.product(keys.data + row * keys.stride, keys.stride, panel.query, kPanel, scores.rows,
                        panel.columns, depth_, work_.scores, kPanel, false);
-      if (panel.unseen) Discover(scores, panel);
-      Operand* p = work_.probabilities + (row - rows.begin) * kPanel;
-      float sums[kPanel];
-      float weights[kPanel];
-      float excess[kPanel];
-      if (SoftmaxStep(scores, panel, p, sums, weights, excess) > kSlack) {
-        AddValues(values, rows.begin, {pending, row}, careful, panel);
-        pending = row;
-        MoveReference(excess, panel);
-        SoftmaxStep(scores, panel, p, sums, weights, excess);
+      const RowBlock step_keys = Part(tile, row, scores.rows);
+      if (!problem_.terms.none()) ApplyTerms(of, step_keys, panel, row, scores);
+      if (of.stream) {
+        DropoutBits(*of.stream, panel.queries.positions, step_keys.positions, work_.kept);
+        scores.kept = work_.kept;
       }
-      for (int i = 0; i < panel.columns; ++i) {
-        panel.row_sum[i] += sums[i];
-        panel.row_weight[i] += weights[i];
-      }
+      if (out.careful) FindPairs(scores, work_.pairs + row);
+      AttendStep(scores, row, out, panel);
     }
-    AddValues(values, rows.begin, {pending, rows.end}, careful, panel);
+    Flush(view.rows.end, out, panel);
+  }
+
+  // Adds the step's probabilities to the panel's sums and leaves them pending.
+  void AttendStep(const ScoreTile& scores, int row, Pending& out, Panel& panel) const {
+    if (panel.unseen) Discover(scores, panel);
+    Operand* p = work_.probabilities + (row - out.first) * kPanel;
+    float sums[kPanel];
+    float weights[kPanel];
+    float excess[kPanel];
+    if (SoftmaxStep(scores, panel, p, sums, weights, excess) > kSlack) {
+      Flush(row, out, panel);
+      MoveReference(excess, panel);
+      SoftmaxStep(scores, panel, p, sums, weights, excess);
+    }
+    for (int i = 0; i < panel.columns; ++i) {
+      panel.row_sum[i] += sums[i];
+      panel.row_weight[i] += weights[i];
+    }
+  }
+
+  // Products become scores; what the bias hides is hidden in `scores`.
+  void ApplyTerms(const Head& of, const RowBlock& keys, const Panel& panel, int row,
+                  ScoreTile& scores) const {
+    uint64_t* visible = work_.visible + row;
+    if (problem_.terms.hides() && scores.visible == nullptr) {
+      std::fill_n(visible, scores.rows, ~uint64_t{0});
+    }
+    problem_.terms.Apply(of.plane.batch, of.plane.head, panel.queries, keys, work_.scores, nullptr,
+                         work_.added, visible);
+    if (problem_.terms.hides()) scores.visible = visible;
+  }
+
+  static void FindPairs(const ScoreTile& scores, uint64_t* pairs) {
+    const uint64_t columns = ~uint64_t{0} >> (kPanel - scores.columns);
+    for (int row = 0; row < scores.rows; ++row) {
+      pairs[row] = columns;
+      if (scores.visible != nullptr) pairs[row] &= scores.visible[row];
+      if (scores.kept != nullptr) pairs[row] &= scores.kept[row];
+    }
   }
 
   float SoftmaxStep(const ScoreTile& scores, const Panel& panel, Operand* p, float* sums,
@@ -220,56 +289,28 @@ class ForwardWalk {
       panel.row_sum[i] *= factors[i];
       panel.row_weight[i] *= factors[i];
     }
-    kernels_.scale_columns(factors, head_dim_, panel.output);
+    kernels_.scale_columns(factors, value_dim_, panel.output);
   }
 
-  // O^T += V^T P^T over key rows [rows.begin, rows.end); probabilities start at row `first`.
-  // `careful`: over visible pairs alone.
-  void AddValues(Rows<const Operand> values, int first, VisibleRows rows, bool careful,
-                 Panel& panel) const {
-    if (rows.begin == rows.end) return;
-    if (!careful) {
-      // An odd last row has no partner: the column beside it may be a key that these queries do
-      // not see, or lie past the block.
-      const int paired = rows.end - (rows.end - rows.begin) % kRowGroup<Operand>;
-      if (paired > rows.begin) {
-        kernels_.product(values.data + rows.begin, values.stride,
-                         work_.probabilities + (rows.begin - first) * kPanel, kPanel, head_dim_,
-                         panel.columns, paired - rows.begin, panel.output, kPanel, true);
-      }
-      if (paired < rows.end) AddLastValue(values, first, paired, panel);
-      return;
-    }
-    for (int row = rows.begin; row < rows.end; ++row) {
-      for (uint64_t left = work_.visible[row]; left != 0; left &= left - 1) {
-        const int column = std::countr_zero(left);
-        const auto p = static_cast<float>(
-            work_.probabilities[PackedIndex<Operand>(row - first, column, kPanel)]);
-        for (int i = 0; i < head_dim_; ++i) {
-          panel.output[i * kPanel + column] +=
-              p * static_cast<float>(values.data[i * values.stride + row]);
-        }
+  // The output of the probabilities of rows up to `end`.
+  void Flush(int end, Pending& out, Panel& panel) const {
+    const int count = end - out.pending;
+    if (count > 0) {
+      const Rows<const Operand> values{out.values.data + out.pending, out.values.stride};
+      const Operand* p = work_.probabilities + (out.pending - out.first) * kPanel;
+      if (out.careful) {
+        AddValuesOfPairs(values, value_dim_, p, work_.pairs + out.pending, count, panel.output);
+      } else {
+        AddValues(kernels_, values, value_dim_, p, count, panel.columns, panel.output);
       }
     }
-  }
-
-  // O^T += V^T P^T of one key row.
-  void AddLastValue(Rows<const Operand> values, int first, int row, Panel& panel) const {
-    float p[kPanel];
-    for (int column = 0; column < panel.columns; ++column) {
-      p[column] = static_cast<float>(
-          work_.probabilities[PackedIndex<Operand>(row - first, column, kPanel)]);
-    }
-    for (int i = 0; i < head_dim_; ++i) {
-      const auto value = static_cast<float>(values.data[i * values.stride + row]);
-      float* to = panel.output + i * kPanel;
-      for (int column = 0; column < panel.columns; ++column) to[column] += p[column] * value;
-    }
+    out.pending = end;
   }
 
   const ForwardProblem& problem_;
   const TileKernels<Operand>& kernels_;
   const int head_dim_;
+  const int value_dim_;
   const int depth_;
   Workspace work_;
 };

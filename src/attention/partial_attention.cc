@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
-#include <limits>
 #include <numbers>
 
 namespace ringwise {
@@ -35,10 +34,16 @@ void Merge(const PartialAttention& partial, const PartialAttention& state) {
   }
 }
 
-RowResult Normalise(float row_max, float row_sum, float row_weight) {
-  if (row_sum == 0) return {0.0f, -std::numeric_limits<float>::infinity()};
-  const double log2_sum = static_cast<double>(row_max) + std::log2(static_cast<double>(row_sum));
-  return {1.0f / row_weight, static_cast<float>(log2_sum * std::numbers::ln2)};
+RowResult Normalise(float row_max, float row_sum, float row_weight, float sink) {
+  if (row_sum == 0) return {0.0f, sink};
+  // In double and from the larger of the two, so that neither overflows.
+  const double sink_base2 = static_cast<double>(sink) * std::numbers::log2e;
+  const double high = std::max(static_cast<double>(row_max), sink_base2);
+  const double share = std::exp2(row_max - high);
+  const double sink_share = std::exp2(sink_base2 - high);
+  const double log2_sum = high + std::log2(share * row_sum + sink_share);
+  return {static_cast<float>(share / (share * row_weight + sink_share)),
+          static_cast<float>(log2_sum * std::numbers::ln2)};
 }
 
 }  // namespace ringwise

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 namespace ringwise {
 
@@ -11,7 +12,7 @@ namespace ringwise {
 // then a mean with slightly wrong weights, rather than weights that do not add up to 1.
 // row_sum 0: nothing seen yet, and output is undefined.
 struct PartialAttention {
-  float* output = nullptr;  // [rows, head_dim]
+  float* output = nullptr;  // [rows, head_dim of the values]
   float* row_max = nullptr;
   float* row_sum = nullptr;
   int64_t rows = 0;
@@ -23,14 +24,15 @@ struct PartialAttention {
 // bits, so callers keep it fixed. NaN rows stay NaN.
 void Merge(const PartialAttention& partial, const PartialAttention& state);
 
-// What a merged row means. A row that saw nothing has factor 0 and logsumexp -inf.
+// What a merged row means, with a sink of this logit beside its keys; -inf: none. A row that saw
+// nothing has factor 0 and the sink as logsumexp.
 struct RowResult {
   float factor = 0;  // output = factor * partial output
   float logsumexp = 0;
 };
-RowResult Normalise(float row_max, float row_sum, float row_weight);
+RowResult Normalise(float row_max, float row_sum, float row_weight, float sink);
 inline RowResult Normalise(float row_max, float row_sum) {
-  return Normalise(row_max, row_sum, row_sum);
+  return Normalise(row_max, row_sum, row_sum, -std::numeric_limits<float>::infinity());
 }
 
 }  // namespace ringwise

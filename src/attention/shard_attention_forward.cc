@@ -1,14 +1,18 @@
 #include <algorithm>
 #include <cassert>
 #include <cstring>
-#include <utility>
+#include <limits>
+#include <numeric>
+#include <optional>
 #include <vector>
 
 #include "attention/attention_checks.h"
 #include "attention/forward_block.h"
 #include "attention/forward_walk.h"
+#include "attention/key_tiles.h"
 #include "attention/operand_choice.h"
 #include "attention/partial_attention.h"
+#include "attention/score_terms.h"
 #include "attention/shard_attention.h"
 #include "attention/tiling.h"
 #include "kernels/grow_buffer.h"
@@ -25,17 +29,24 @@ class TiledForward final : public ShardAttentionForward {
   TiledForward(Context& context, const AttentionShape& shape, const AttentionOptions& options,
                ConstTensorView query, const Positions& query_positions)
       : context_(context),
-        problem_{shape, options.mask, ScaleToBase2(shape, options), query},
+        problem_{shape,
+                 options.mask,
+                 options.dropout,
+                 ScoreTerms(shape, options),
+                 ScoreTerms(shape, options).none() ? ScaleToBase2(shape, options) : 1.0f,
+                 query},
+        sinks_(options.sinks),
         q_len_(Count(query_positions)),
         query_blocks_(CutIntoBlocks(query_positions, kForwardQueryBlock, false)) {
     const int64_t rows = shape.batch * shape.heads * q_len_;
     output_ =
-        Buffer(context.meter, MemoryCategory::kActivations, rows * shape.head_dim * sizeof(float));
+        Buffer(context.meter, MemoryCategory::kActivations, rows * shape.value_dim * sizeof(float));
     row_max_ = Buffer(context.meter, MemoryCategory::kActivations, rows * sizeof(float));
     row_weight_ = Buffer(context.meter, MemoryCategory::kActivations, rows * sizeof(float));
     row_sum_ = Buffer(context.meter, MemoryCategory::kActivations, rows * sizeof(float));
     if (rows > 0) std::memset(row_sum_.data(), 0, row_sum_.size());
     workspaces_.resize(context.team.size());
+    tiles_.resize(context.team.size());
   }
 
   int64_t BlockBytes(int64_t kv_len) const override {
@@ -68,24 +79,25 @@ class TiledForward final : public ShardAttentionForward {
   }
 
   void Finish(const AttentionOutputs& outputs) override {
-    const auto& [output, logsumexp] = outputs;
-    CheckQueryRows("output", output, problem_.shape, q_len_, problem_.shape.value_dim);
-    CheckLogSumExp("logsumexp", logsumexp, problem_.shape, q_len_);
+    CheckQueryRows("output", outputs.output, problem_.shape, q_len_, problem_.shape.value_dim);
+    CheckLogSumExp("logsumexp", outputs.logsumexp, problem_.shape, q_len_);
     const auto blocks = static_cast<int64_t>(query_blocks_.size());
     context_.team.ForEach(problem_.shape.batch * blocks, [&](int64_t index, int) {
       DispatchDType(outputs.output.dtype, [&]<class T>(T) {
-        FinishRows<T>(index / blocks, query_blocks_[index % blocks], outputs.output,
-                      outputs.logsumexp);
+        FinishRows<T>(index / blocks, query_blocks_[index % blocks], outputs);
       });
     });
   }
 
-  AttentionStats stats() const override { return {}; }
+  AttentionStats stats() const override {
+    return {std::accumulate(tiles_.begin(), tiles_.end(), int64_t{0}), kForwardQueryBlock,
+            kKeyChunk};
+  }
 
  private:
   template <class Element>
   ForwardBlock<Element> Block(int64_t kv_len, BytesOf<Element>* bytes = nullptr) const {
-    return {kv_len, problem_.shape.kv_heads, problem_.shape.head_dim, bytes};
+    return {problem_.shape, kv_len, bytes};
   }
 
   void PackChunk(const ForwardBlock<Storage>& layout, const ConstTensorView& key,
@@ -103,26 +115,54 @@ class TiledForward final : public ShardAttentionForward {
     const Rows<const Storage> values = HeadRows<const Storage>(value, batch, begin, head);
     const Rows<Storage> packed_values = layout.Values(batch, head, begin);
     to = packed_values.data;
-    Transpose(values.data, values.stride, count, head_dim, to, packed_values.stride);
-    for (int64_t i = 0; count < packed_values.stride && i < head_dim; ++i) {
+    const int64_t value_dim = problem_.shape.value_dim;
+    Transpose(values.data, values.stride, count, value_dim, to, packed_values.stride);
+    for (int64_t i = 0; count < packed_values.stride && i < value_dim; ++i) {
       to[i * packed_values.stride + count] = Storage{};
     }
   }
 
-  // Query blocks by falling number of visible keys, so that the last items to start are short.
-  std::vector<int64_t> LongestFirst(const Positions& key_positions) const {
-    std::vector<std::pair<int64_t, int64_t>> work;
-    for (size_t i = 0; i < query_blocks_.size(); ++i) {
-      const int64_t visible =
-          CountVisible({problem_.mask}, {query_blocks_[i].positions}, key_positions);
-      if (visible > 0) work.emplace_back(-visible, static_cast<int64_t>(i));
+  // What one item of work is: a query block of one head.
+  struct Item {
+    int64_t query_block, batch, head;
+  };
+  // The items with visible keys by falling number of them, so that the last to start are short.
+  // Heads whose masks agree are counted once.
+  class Order {
+   public:
+    Order(const Mask& mask, const AttentionShape& shape, const std::vector<RowBlock>& query_blocks,
+          const Positions& keys) {
+      const auto planes = DistinctPlanes(mask, shape.batch, shape.heads);
+      for (const auto& [plane, count] : planes) {
+        for (size_t block = 0; block < query_blocks.size(); ++block) {
+          const int64_t visible = CountVisible(plane, {query_blocks[block].positions}, keys);
+          if (visible == 0) continue;
+          work_.push_back({visible, {static_cast<int64_t>(block), plane.batch, plane.head}});
+        }
+      }
+      std::stable_sort(work_.begin(), work_.end(),
+                       [](const Work& a, const Work& b) { return a.visible > b.visible; });
+      if (planes.empty()) return;
+      // A plane stands for all batches, all heads, or both.
+      each_ = planes.back().second;
+      heads_ = planes.back().first.head + 1 == shape.heads ? 1 : shape.heads;
     }
-    std::sort(work.begin(), work.end());
-    std::vector<int64_t> order;
-    order.reserve(work.size());
-    for (const auto& [visible, index] : work) order.push_back(index);
-    return order;
-  }
+    int64_t size() const { return static_cast<int64_t>(work_.size()) * each_; }
+    Item operator[](int64_t index) const {
+      const Item& first = work_[index / each_].first;
+      const int64_t member = index % each_;
+      return {first.query_block, first.batch + member / heads_, first.head + member % heads_};
+    }
+
+   private:
+    struct Work {
+      int64_t visible;
+      Item first;
+    };
+    std::vector<Work> work_;
+    int64_t each_ = 1;   // items of a plane and query block
+    int64_t heads_ = 1;  // of them by head
+  };
 
   template <class Operand>
   void AttendWith(const TileKernels<Operand>& kernels, std::span<const std::byte> block,
@@ -130,68 +170,71 @@ class TiledForward final : public ShardAttentionForward {
     using Walk = ForwardWalk<Storage, Operand>;
     const ForwardBlock<const Storage> layout =
         Block<const Storage>(Count(key_positions), block.data());
-    const std::vector<RowBlock> key_tiles = CutIntoBlocks(key_positions, kKeyChunk, true);
-    const std::vector<int64_t> order = LongestFirst(key_positions);
-    const int64_t heads = problem_.shape.heads;
-    const int64_t batch_heads = problem_.shape.batch * heads;
+    const KeyTiles key_tiles(key_positions, kKeyChunk);
+    const Order order(problem_.mask, problem_.shape, query_blocks_, key_positions);
     for (Buffer& workspace : workspaces_) {
-      GrowBuffer(context_.meter, Walk::WorkspaceBytes(problem_.shape.head_dim), workspace);
+      GrowBuffer(context_.meter, Walk::WorkspaceBytes(problem_.shape), workspace);
     }
     std::vector<ProgressCounter> counters;
     counters.reserve(static_cast<size_t>(context_.team.size()));
     for (int thread = 0; thread < context_.team.size(); ++thread) {
       counters.emplace_back(progress, thread);
     }
-    context_.team.ForEach(static_cast<int64_t>(order.size()) * batch_heads,
-                          [&](int64_t index, int thread) {
-                            const int64_t batch_head = index % batch_heads;
-                            const RowBlock& queries = query_blocks_[order[index / batch_heads]];
-                            Walk(problem_, kernels, workspaces_[thread].data())
-                                .Attend(layout, key_tiles, batch_head / heads, batch_head % heads,
-                                        queries, State(batch_head, queries), counters[thread]);
-                          });
+    context_.team.ForEach(order.size(), [&](int64_t index, int thread) {
+      const Item item = order[index];
+      const RowBlock& queries = query_blocks_[item.query_block];
+      Walk walk(problem_, kernels, workspaces_[thread].data());
+      tiles_[thread] += walk.Attend(layout, key_tiles, item.batch, item.head, queries,
+                                    State(item.batch * problem_.shape.heads + item.head, queries),
+                                    counters[thread]);
+    });
   }
 
   PartialAttention State(int64_t batch_head, const RowBlock& rows) {
     const int64_t row = batch_head * q_len_ + rows.begin;
-    return {output_.as<float>() + row * problem_.shape.head_dim,
+    return {output_.as<float>() + row * problem_.shape.value_dim,
             row_max_.as<float>() + row,
             row_sum_.as<float>() + row,
             rows.count(),
-            problem_.shape.head_dim,
+            problem_.shape.value_dim,
             row_weight_.as<float>() + row};
   }
 
   template <class T>
-  void FinishRows(int64_t batch, const RowBlock& rows, const TensorView& output,
-                  const TensorView& logsumexp) {
-    const int64_t head_dim = problem_.shape.head_dim;
+  void FinishRows(int64_t batch, const RowBlock& rows, const AttentionOutputs& outputs) {
+    const int64_t value_dim = problem_.shape.value_dim;
+    const auto kept_factor = static_cast<float>(1 / (1 - problem_.dropout.probability));
     for (int64_t head = 0; head < problem_.shape.heads; ++head) {
+      const float sink =
+          sinks_ ? *sinks_->at<float>(head) : -std::numeric_limits<float>::infinity();
       const PartialAttention state = State(batch * problem_.shape.heads + head, rows);
       for (int64_t row = 0; row < rows.count(); ++row) {
         const RowResult result =
-            Normalise(state.row_max[row], state.row_sum[row], state.row_weight[row]);
-        *logsumexp.at<float>(batch, head, rows.begin + row) = result.logsumexp;
-        T* to = output.at<T>(batch, rows.begin + row, head);
+            Normalise(state.row_max[row], state.row_sum[row], state.row_weight[row], sink);
+        *outputs.logsumexp.at<float>(batch, head, rows.begin + row) = result.logsumexp;
+        T* to = outputs.output.at<T>(batch, rows.begin + row, head);
         if (state.row_sum[row] == 0) {
-          std::fill_n(to, head_dim, T(0.0f));
+          std::fill_n(to, value_dim, T(0.0f));
           continue;
         }
-        const float* from = state.output + row * head_dim;
-        for (int64_t i = 0; i < head_dim; ++i) to[i] = T(result.factor * from[i]);
+        const float factor = result.factor * kept_factor;
+        const float* from = state.output + row * value_dim;
+        for (int64_t i = 0; i < value_dim; ++i) to[i] = T(factor * from[i]);
       }
     }
   }
 
   Context& context_;
   const ForwardProblem problem_;
+  const std::optional<ConstTensorView> sinks_;
   const int64_t q_len_;
   const std::vector<RowBlock> query_blocks_;
-  Buffer output_;   // the state, [batch, heads, q_len, head_dim]: see PartialAttention
+  Buffer output_;   // the state, [batch, heads, q_len, value_dim]: see PartialAttention
   Buffer row_max_;  // [batch, heads, q_len]
   Buffer row_sum_;
   Buffer row_weight_;
   std::vector<Buffer> workspaces_;  // of each thread
+  std::vector<int64_t> tiles_;      // computed by each thread
 };
 
 }  // namespace
