@@ -9,193 +9,21 @@
 #include <vector>
 
 #include "attention/attention_oracle.h"
+#include "attention/shard_case.h"
 #include "ringwise/error.h"
 #include "ringwise/random.h"
 
 namespace ringwise {
 namespace {
 
-// One call of attention. Keys and values may arrive in several blocks.
-struct Case {
-  int64_t batch = 1;
-  int64_t heads = 1;
-  int64_t kv_heads = 1;
-  int64_t head_dim = 64;
-  DType dtype = DType::kF32;
-  AttentionOptions options;
-  Positions queries;
-  std::vector<Positions> key_blocks;
-  int threads = 2;
-  uint64_t seed = 1;
-
-  int64_t q_len() const { return Count(queries); }
-  Positions keys() const {
-    Positions all;
-    for (const Positions& block : key_blocks) all.insert(all.end(), block.begin(), block.end());
-    return all;
-  }
-  std::string ToString() const {
-    std::string text = "seed " + std::to_string(seed) + ", batch " + std::to_string(batch) +
-                       ", heads " + std::to_string(heads) + ", kv_heads " +
-                       std::to_string(kv_heads) + ", head_dim " + std::to_string(head_dim) + ", " +
-                       std::string(Name(dtype)) + (options.mask.causal ? ", causal" : ", full") +
-                       ", threads " + std::to_string(threads) + ", queries";
-    const auto add = [&](const Positions& positions) {
-      for (const PositionRun& run : positions) {
-        text += " " + std::to_string(run.start) + "+" + std::to_string(run.count) + "*" +
-                std::to_string(run.stride);
-      }
-    };
-    add(queries);
-    for (const Positions& block : key_blocks) {
-      text += ", keys";
-      add(block);
-    }
-    return text;
-  }
-};
-
-// Inputs as slices of wider tensors, so that every view is strided.
-class Inputs {
- public:
-  explicit Inputs(const Case& c) : dtype_(c.dtype) {
-    const int64_t kv_len = Count(c.keys());
-    fused_query_ = Make({c.batch, c.q_len(), 2 * c.heads, c.head_dim}, c.seed, 0);
-    fused_key_value_ = Make({c.batch, kv_len, 2 * c.kv_heads, c.head_dim}, c.seed, 1);
-    query = fused_query_.view().Slice(2, 0, c.heads);
-    output_gradient = fused_query_.view().Slice(2, c.heads, c.heads);
-    key = fused_key_value_.view().Slice(2, 0, c.kv_heads);
-    value = fused_key_value_.view().Slice(2, c.kv_heads, c.kv_heads);
-  }
-
-  TensorView query, key, value, output_gradient;
-
- private:
-  Tensor Make(Shape shape, uint64_t seed, uint64_t stream) {
-    Tensor tensor(meter_, MemoryCategory::kWorkspace, dtype_, shape);
-    Random random(seed, stream);
-    DispatchDType(dtype_, [&]<class T>(T) {
-      for (int64_t i = 0; i < tensor.elements(); ++i) tensor.data<T>()[i] = T(random.Normal());
-    });
-    return tensor;
-  }
-
-  MemoryMeter meter_;
-  DType dtype_;
-  Tensor fused_query_, fused_key_value_;
-};
-
 void Set(const TensorView& view, int64_t row, int64_t head, int64_t i, float value) {
   DispatchDType(view.dtype, [&]<class T>(T) { view.at<T>(0, row, head)[i] = T(value); });
 }
 
-AttentionResults Compute(const Case& c, const Inputs& inputs, bool backward = true,
-                         const ProgressHook& progress = {}) {
-  MemoryMeter meter;
-  AttentionResults results;
-  {
-    ThreadTeam team(c.threads);
-    Context context{team, meter};
-    const AttentionShape shape{c.batch, c.heads, c.kv_heads, c.head_dim, c.head_dim, c.dtype};
-    // Kept in f32 for backward, as its delta wants; the caller rounds.
-    Tensor output(meter, MemoryCategory::kActivations, DType::kF32,
-                  {c.batch, c.q_len(), c.heads, c.head_dim});
-    Tensor logsumexp(meter, MemoryCategory::kActivations, DType::kF32,
-                     {c.batch, c.heads, c.q_len()});
-    {
-      const auto forward =
-          MakeShardAttentionForward(context, shape, c.options, inputs.query, c.queries);
-      int64_t begin = 0;
-      for (const Positions& keys : c.key_blocks) {
-        const int64_t count = Count(keys);
-        Buffer block(meter, MemoryCategory::kRingBuffers, forward->BlockBytes(count));
-        forward->Pack(inputs.key.Slice(1, begin, count), inputs.value.Slice(1, begin, count), keys,
-                      block.bytes());
-        forward->Attend(block.bytes(), keys, progress);
-        begin += count;
-      }
-      forward->Finish({output.view(), logsumexp.view()});
-    }
-    results.output = ToDoubles(output.view());
-    results.logsumexp = ToDoubles(logsumexp.view());
-    if (!backward) return results;
-    const AttentionSaved saved{output.view(), logsumexp.view(), inputs.output_gradient};
-    const auto gradients =
-        MakeShardAttentionBackward(context, shape, c.options, inputs.query, saved, c.queries);
-    Tensor dq(meter, MemoryCategory::kGradients, c.dtype, inputs.query.shape);
-    Tensor dk(meter, MemoryCategory::kGradients, c.dtype, inputs.key.shape);
-    Tensor dv(meter, MemoryCategory::kGradients, c.dtype, inputs.key.shape);
-    int64_t begin = 0;
-    for (const Positions& keys : c.key_blocks) {
-      const int64_t count = Count(keys);
-      Buffer block(meter, MemoryCategory::kRingBuffers, gradients->BlockBytes(count));
-      Buffer sum(meter, MemoryCategory::kRingBuffers, gradients->GradientBytes(count));
-      Buffer part(meter, MemoryCategory::kRingBuffers, gradients->GradientBytes(count));
-      std::fill(sum.bytes().begin(), sum.bytes().end(), std::byte{0});
-      std::fill(part.bytes().begin(), part.bytes().end(), std::byte{0});
-      gradients->Pack(inputs.key.Slice(1, begin, count), inputs.value.Slice(1, begin, count), keys,
-                      block.bytes());
-      gradients->Attend(block.bytes(), keys, part.bytes(), progress);
-      gradients->AddGradient(sum.bytes(), part.bytes());
-      gradients->UnpackGradient(sum.bytes(), dk.view().Slice(1, begin, count),
-                                dv.view().Slice(1, begin, count));
-      begin += count;
-    }
-    gradients->Finish({dq.view(), dk.view(), dv.view()});
-    results.dq = ToDoubles(dq.view());
-    results.dk = ToDoubles(dk.view());
-    results.dv = ToDoubles(dv.view());
-  }
-  EXPECT_EQ(meter.current().total, 0);
-  return results;
-}
-
-AttentionCase ForOracle(const Case& c, const Inputs& inputs) {
-  return {.options = c.options,
-          .query_positions = c.queries,
-          .key_positions = c.keys(),
-          .query = inputs.query,
-          .key = inputs.key,
-          .value = inputs.value,
-          .output_gradient = inputs.output_gradient};
-}
-
-// bf16: the root mean square error may be 1.1 times, the largest twice that of the plain formula.
-// Nobody need be better than f32, whose bound is `floor`: with one key the plain formula cancels to
-// exactly 0. logsumexp never meets bf16 after the inputs, so it must hold the bound of f32.
-void CheckBf16(const AttentionResults& results, const AttentionOracle& oracle,
-               const AttentionOracle& plain) {
-  const auto check = [](const char* name, const std::vector<double>& actual,
-                        const std::vector<double>& expected, const std::vector<double>& yardstick,
-                        double floor) {
-    EXPECT_LE(RmsError(actual, expected), std::max(floor, 1.1 * RmsError(yardstick, expected)))
-        << name;
-    EXPECT_LE(LargestError(actual, expected),
-              std::max(floor, 2 * LargestError(yardstick, expected)))
-        << name;
-  };
-  std::vector<double> output = results.output;
-  for (double& value : output) {
-    value = static_cast<double>(static_cast<float>(bf16(static_cast<float>(value))));
-  }
-  check("output", output, oracle.output, plain.output, 1e-5 * LargestMagnitude(oracle.output));
-  EXPECT_LE(LargestError(results.logsumexp, oracle.logsumexp),
-            1e-5 * LargestMagnitude(oracle.logsumexp));
-  check("dq", results.dq, oracle.dq, plain.dq, 2e-6 * LargestMagnitude(oracle.dq_terms));
-  check("dk", results.dk, oracle.dk, plain.dk, 2e-6 * LargestMagnitude(oracle.dk_terms));
-  check("dv", results.dv, oracle.dv, plain.dv, 1e-5 * LargestMagnitude(oracle.dv));
-}
-
-void Check(const Case& c) {
+void Check(const ShardCase& c) {
   SCOPED_TRACE(c.ToString());
-  const Inputs inputs(c);
-  const AttentionOracle oracle = ComputeAttentionOracle(ForOracle(c, inputs));
-  const AttentionResults results = Compute(c, inputs);
-  if (c.dtype == DType::kF32) {
-    EXPECT_EQ(CheckAttention(results, Results(oracle), oracle, {}), "");
-  } else {
-    CheckBf16(results, oracle, ComputePlainBf16Attention(ForOracle(c, inputs)));
-  }
+  const ShardInputs inputs(c);
+  EXPECT_EQ(CheckShard(c, inputs, ComputeShard(c, inputs)), "");
 }
 
 Positions Contiguous(int64_t count, int64_t start = 0) { return {{start, count, 1}}; }
@@ -204,7 +32,7 @@ TEST(ShardAttention, EveryLength) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const bool causal : {false, true}) {
       for (const int64_t length : {0, 1, 2, 63, 64, 65, 113, 203, 1023}) {
-        Case c;
+        ShardCase c;
         c.heads = 2;
         c.dtype = dtype;
         c.head_dim = 40;
@@ -222,7 +50,7 @@ TEST(ShardAttention, EveryHeadDim) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const bool causal : {false, true}) {
       for (const int64_t head_dim : {1, 3, 16, 17, 32, 40, 64, 80, 128, 200, 256}) {
-        Case c;
+        ShardCase c;
         c.dtype = dtype;
         c.head_dim = head_dim;
         c.options.mask.causal = causal;
@@ -239,7 +67,7 @@ TEST(ShardAttention, HeadRatiosBatchesAndTeams) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const int64_t ratio : {1, 2, 3, 4}) {
       for (const int threads : {1, 2, 3}) {
-        Case c;
+        ShardCase c;
         c.batch = 2;
         c.kv_heads = 2;
         c.heads = 2 * ratio;
@@ -261,7 +89,7 @@ TEST(ShardAttention, HeadRatiosBatchesAndTeams) {
 TEST(ShardAttention, ManyKeys) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const int64_t head_dim : {17, 40, 64, 128, 200}) {
-      Case c;
+      ShardCase c;
       c.dtype = dtype;
       c.head_dim = head_dim;
       c.heads = head_dim < 64 ? 2 : 1;
@@ -291,7 +119,7 @@ Positions RandomPositions(Random& random, int64_t most) {
 TEST(ShardAttention, RandomRunsAndBlocks) {
   for (uint64_t seed = 0; seed < 60; ++seed) {
     Random random(seed, 7);
-    Case c;
+    ShardCase c;
     c.seed = seed;
     c.batch = 1 + static_cast<int64_t>(random.Below(2));
     c.kv_heads = 1 + static_cast<int64_t>(random.Below(2));
@@ -312,7 +140,7 @@ TEST(ShardAttention, RandomRunsAndBlocks) {
 
 TEST(ShardAttention, ScaleZeroAndNegative) {
   for (const double scale : {0.0, -0.5}) {
-    Case c;
+    ShardCase c;
     c.options.scale = scale;
     c.queries = Contiguous(70);
     c.key_blocks = {Contiguous(500)};
@@ -322,7 +150,7 @@ TEST(ShardAttention, ScaleZeroAndNegative) {
 
 TEST(ShardAttention, SameBitsEveryTime) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    Case c;
+    ShardCase c;
     c.dtype = dtype;
     c.kv_heads = 3;
     c.heads = 6;
@@ -331,10 +159,10 @@ TEST(ShardAttention, SameBitsEveryTime) {
     c.options.mask.causal = true;
     c.queries = Contiguous(700);
     c.key_blocks = {Contiguous(300), Contiguous(400, 300)};
-    const Inputs inputs(c);
-    const AttentionResults first = Compute(c, inputs);
+    const ShardInputs inputs(c);
+    const AttentionResults first = ComputeShard(c, inputs);
     for (int repeat = 0; repeat < 5; ++repeat) {
-      const AttentionResults again = Compute(c, inputs);
+      const AttentionResults again = ComputeShard(c, inputs);
       EXPECT_EQ(first.output, again.output);
       EXPECT_EQ(first.logsumexp, again.logsumexp);
       EXPECT_EQ(first.dq, again.dq);
@@ -349,7 +177,7 @@ TEST(ShardAttention, SameBitsEveryTime) {
 TEST(ShardAttention, LargeScoresAreExact) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const int blocks : {1, 3}) {
-      Case c;
+      ShardCase c;
       c.dtype = dtype;
       c.head_dim = 4;
       c.options.scale = 1.0;
@@ -358,7 +186,7 @@ TEST(ShardAttention, LargeScoresAreExact) {
       for (int64_t block = 0; block < blocks; ++block) {
         c.key_blocks.push_back(Contiguous(per_block, block * per_block));
       }
-      const Inputs inputs(c);
+      const ShardInputs inputs(c);
       for (int64_t i = 0; i < 70; ++i) {
         for (int64_t d = 0; d < 4; ++d) Set(inputs.query, i, 0, d, d == 0 ? 64.0f : 0.0f);
       }
@@ -366,7 +194,7 @@ TEST(ShardAttention, LargeScoresAreExact) {
         Set(inputs.key, j, 0, 0, static_cast<float>(j < 225 ? -160 + j % 3 : 144 + j / 32));
       }
       const AttentionOracle oracle = ComputeAttentionOracle(ForOracle(c, inputs));
-      AttentionResults results = Compute(c, inputs, false);
+      AttentionResults results = ComputeShard(c, inputs, false);
       const double bound = dtype == DType::kF32 ? 1e-5 : 4e-3;
       EXPECT_LE(LargestError(results.output, oracle.output),
                 bound * LargestMagnitude(oracle.output));
@@ -378,15 +206,15 @@ TEST(ShardAttention, LargeScoresAreExact) {
 
 TEST(ShardAttention, RowsThatSeeNothing) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    Case c;
+    ShardCase c;
     c.dtype = dtype;
     c.head_dim = 20;
     c.options.mask.causal = true;
     c.queries = Contiguous(200);  // positions 0 to 199; keys begin at 90
     c.key_blocks = {Contiguous(100, 90), Contiguous(50, 190)};
     Check(c);
-    const Inputs inputs(c);
-    const AttentionResults results = Compute(c, inputs);
+    const ShardInputs inputs(c);
+    const AttentionResults results = ComputeShard(c, inputs);
     for (int64_t row = 0; row < 200; ++row) {
       EXPECT_EQ(std::isinf(results.logsumexp[row]), row < 90) << row;
       EXPECT_EQ(results.output[row * 20] == 0, row < 90) << row;
@@ -398,15 +226,15 @@ TEST(ShardAttention, RowsThatSeeNothing) {
 
 TEST(ShardAttention, NaNStaysInItsRow) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    Case c;
+    ShardCase c;
     c.dtype = dtype;
     c.head_dim = 20;
     c.options.mask.causal = true;
     c.queries = Contiguous(150);
     c.key_blocks = {Contiguous(150)};
-    const Inputs inputs(c);
+    const ShardInputs inputs(c);
     Set(inputs.query, 70, 0, 3, std::nanf(""));
-    const AttentionResults results = Compute(c, inputs);
+    const AttentionResults results = ComputeShard(c, inputs);
     for (int64_t row = 0; row < 150; ++row) {
       EXPECT_EQ(std::isnan(results.output[row * 20 + 7]), row == 70) << row;
       EXPECT_EQ(std::isnan(results.logsumexp[row]), row == 70) << row;
@@ -422,7 +250,7 @@ TEST(ShardAttention, NaNStaysInItsRow) {
 TEST(ShardAttention, HiddenNaNStaysHidden) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const int64_t heads : {1, 8}) {  // few and enough for products in bf16
-      Case c;
+      ShardCase c;
       c.dtype = dtype;
       c.heads = heads;
       c.head_dim = 20;
@@ -430,9 +258,9 @@ TEST(ShardAttention, HiddenNaNStaysHidden) {
       c.queries = Contiguous(420);
       c.key_blocks = {Contiguous(420)};
       const auto poisoned = [&](const auto& poison) {
-        const Inputs inputs(c);
+        const ShardInputs inputs(c);
         poison(inputs);
-        return Compute(c, inputs);
+        return ComputeShard(c, inputs);
       };
       // Rows of a tensor whose every element is not a number.
       const auto nans = [&](const std::vector<double>& tensor, int64_t row) {
@@ -440,13 +268,13 @@ TEST(ShardAttention, HiddenNaNStaysHidden) {
       };
       const float nan = std::nanf("");
       const AttentionResults key =
-          poisoned([&](const Inputs& inputs) { Set(inputs.key, 200, 0, 0, nan); });
+          poisoned([&](const ShardInputs& inputs) { Set(inputs.key, 200, 0, 0, nan); });
       const AttentionResults value =
-          poisoned([&](const Inputs& inputs) { Set(inputs.value, 200, 0, 0, nan); });
+          poisoned([&](const ShardInputs& inputs) { Set(inputs.value, 200, 0, 0, nan); });
       const AttentionResults query =
-          poisoned([&](const Inputs& inputs) { Set(inputs.query, 200, 0, 0, nan); });
+          poisoned([&](const ShardInputs& inputs) { Set(inputs.query, 200, 0, 0, nan); });
       const AttentionResults gradient =
-          poisoned([&](const Inputs& inputs) { Set(inputs.output_gradient, 200, 0, 0, nan); });
+          poisoned([&](const ShardInputs& inputs) { Set(inputs.output_gradient, 200, 0, 0, nan); });
       for (int64_t row = 0; row < 420; ++row) {
         EXPECT_EQ(nans(key.output, row), row >= 200) << row;
         EXPECT_EQ(nans(value.output, row), row >= 200) << row;
@@ -468,17 +296,17 @@ TEST(ShardAttention, AnOddRunHasNoPartner) {
   const float inf = std::numeric_limits<float>::infinity();
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const bool causal : {false, true}) {
-      Case c;
+      ShardCase c;
       c.dtype = dtype;
       c.heads = 16;  // enough for products in bf16
       c.head_dim = 20;
       c.options.mask.causal = causal;
       c.queries = {{151, 302, 1}};
       c.key_blocks = {{{0, 151, 1}, {453, 151, 1}}};  // a rank's share of 604 positions, zigzag
-      const Inputs inputs(c);
+      const ShardInputs inputs(c);
       Set(inputs.value, 0, 0, 1, inf);
       Set(inputs.value, 151, 0, 2, inf);  // the first key of the second run
-      const AttentionResults results = Compute(c, inputs, false);
+      const AttentionResults results = ComputeShard(c, inputs, false);
       for (size_t i = 0; i < results.output.size(); ++i) {
         const bool infinite = i % 20 == 1 || (i % 20 == 2 && !causal);
         ASSERT_EQ(std::isfinite(results.output[i]), !infinite) << Name(dtype) << " " << i;
@@ -490,12 +318,12 @@ TEST(ShardAttention, AnOddRunHasNoPartner) {
 
 // More work than one interval of the hook.
 TEST(ShardAttention, CallsTheProgressHook) {
-  Case c;
+  ShardCase c;
   c.queries = Contiguous(400);
   c.key_blocks = {Contiguous(800)};
-  const Inputs inputs(c);
+  const ShardInputs inputs(c);
   int calls = 0;
-  Compute(c, inputs, true, [&] { ++calls; });
+  ComputeShard(c, inputs, true, [&] { ++calls; });
   EXPECT_GE(calls, 4);
 }
 

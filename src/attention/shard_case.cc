@@ -1,0 +1,202 @@
+#include "attention/shard_case.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "ringwise/random.h"
+#include "ringwise/thread_team.h"
+
+namespace ringwise {
+namespace {
+
+std::string ToString(const Positions& positions) {
+  std::string text;
+  for (const PositionRun& run : positions) {
+    text += fmt::format(" {}+{}*{}", run.start, run.count, run.stride);
+  }
+  return text;
+}
+
+// Keys for the bias to have a column for each of.
+int64_t PastLastPosition(const Positions& positions) {
+  int64_t end = 0;
+  for (const PositionRun& run : positions) {
+    if (run.count > 0) end = std::max(end, run.last() + 1);
+  }
+  return end;
+}
+
+std::string CheckBf16(AttentionResults results, const AttentionOracle& oracle,
+                      const AttentionOracle& plain) {
+  for (double& value : results.output) {
+    value = static_cast<double>(static_cast<float>(bf16(static_cast<float>(value))));
+  }
+  for (const MeasuredTensor& m : MeasuredTensors()) {
+    const std::vector<double>& found = results.*m.tensor;
+    const std::vector<double>& expected = oracle.*m.tensor;
+    if (found.empty() && m.tensor != &AttentionResults::output) continue;
+    // Nobody need be better than f32, whose bound this is: with one key the plain formula cancels
+    // to exactly 0. logsumexp never meets bf16 after the inputs.
+    const double floor = (m.cancels ? 2e-6 : 1e-5) * LargestMagnitude(oracle.*m.scale);
+    const bool in_f32 = m.tensor == &AttentionResults::logsumexp;
+    const double rms = in_f32 ? 0 : 1.1 * RmsError(plain.*m.tensor, expected);
+    const double largest = in_f32 ? 0 : 2 * LargestError(plain.*m.tensor, expected);
+    if (RmsError(found, expected) > std::max(floor, rms) ||
+        LargestError(found, expected) > std::max(floor, largest)) {
+      return fmt::format("{}: RMS error {:.3g} of {:.3g}, largest {:.3g} of {:.3g}, floor {:.3g}",
+                         m.name, RmsError(found, expected), rms, LargestError(found, expected),
+                         largest, floor);
+    }
+  }
+  return "";
+}
+
+void ComputeGradients(Context& context, const ShardCase& c, const ShardInputs& inputs,
+                      const AttentionSaved& saved, const ProgressHook& progress,
+                      AttentionResults& results) {
+  MemoryMeter& meter = context.meter;
+  const auto gradients = MakeShardAttentionBackward(context, c.shape(), OptionsOf(c, inputs),
+                                                    inputs.query, saved, c.queries);
+  Tensor dq(meter, MemoryCategory::kGradients, c.dtype, inputs.query.shape);
+  Tensor dk(meter, MemoryCategory::kGradients, c.dtype, inputs.key.shape);
+  Tensor dv(meter, MemoryCategory::kGradients, c.dtype, inputs.value.shape);
+  int64_t begin = 0;
+  for (const Positions& keys : c.key_blocks) {
+    const int64_t count = Count(keys);
+    Buffer block(meter, MemoryCategory::kRingBuffers, gradients->BlockBytes(count));
+    Buffer sum(meter, MemoryCategory::kRingBuffers, gradients->GradientBytes(count));
+    Buffer part(meter, MemoryCategory::kRingBuffers, gradients->GradientBytes(count));
+    std::fill(sum.bytes().begin(), sum.bytes().end(), std::byte{0});
+    std::fill(part.bytes().begin(), part.bytes().end(), std::byte{0});
+    gradients->Pack(inputs.key.Slice(1, begin, count), inputs.value.Slice(1, begin, count), keys,
+                    block.bytes());
+    gradients->Attend(block.bytes(), keys, part.bytes(), progress);
+    gradients->AddGradient(sum.bytes(), part.bytes());
+    gradients->UnpackGradient(sum.bytes(), dk.view().Slice(1, begin, count),
+                              dv.view().Slice(1, begin, count));
+    begin += count;
+  }
+  gradients->Finish({dq.view(), dk.view(), dv.view()});
+  results.dq = ToDoubles(dq.view());
+  results.dk = ToDoubles(dk.view());
+  results.dv = ToDoubles(dv.view());
+}
+
+}  // namespace
+
+Positions ShardCase::keys() const {
+  Positions all;
+  for (const Positions& block : key_blocks) all.insert(all.end(), block.begin(), block.end());
+  return all;
+}
+
+std::string ShardCase::ToString() const {
+  std::string text = fmt::format(
+      "seed {}, batch {}, heads {}, kv_heads {}, head_dim {}, value_dim {}, {}, threads {}, "
+      "softcap {}, dropout {}{}{}{}{}{}",
+      seed, batch, heads, kv_heads, head_dim, shape().value_dim, Name(dtype), threads,
+      options.softcap, options.dropout.probability, options.mask.causal ? ", causal" : "",
+      options.mask.window_left || options.mask.window_right ? ", window" : "",
+      options.mask.segments ? ", segments" : "", options.mask.slices ? ", slices" : "",
+      options.alibi_slopes.empty() ? "" : ", alibi", sinks ? ", sinks" : "");
+  if (bias) text += fmt::format(", bias {:d}{:d}{:d}", (*bias)[0], (*bias)[1], (*bias)[2]);
+  text += ", queries" + ringwise::ToString(queries);
+  for (const Positions& block : key_blocks) text += ", keys" + ringwise::ToString(block);
+  return text;
+}
+
+ShardInputs::ShardInputs(const ShardCase& c) {
+  const AttentionShape shape = c.shape();
+  const int64_t kv_len = Count(c.keys());
+  query = Make(c.dtype, {c.batch, c.q_len(), c.heads, shape.head_dim}, c.seed);
+  output_gradient = Make(c.dtype, {c.batch, c.q_len(), c.heads, shape.value_dim}, c.seed);
+  key = Make(c.dtype, {c.batch, kv_len, c.kv_heads, shape.head_dim}, c.seed);
+  value = Make(c.dtype, {c.batch, kv_len, c.kv_heads, shape.value_dim}, c.seed);
+  if (c.bias) {
+    const auto& [by_batch, by_head, by_query] = *c.bias;
+    bias = Make(DType::kF32,
+                {by_batch ? c.batch : 1, by_head ? c.heads : 1, by_query ? c.q_len() : 1,
+                 PastLastPosition(c.keys())},
+                c.seed);
+  }
+  if (c.sinks) sinks = Make(DType::kF32, {c.heads}, c.seed);
+}
+
+TensorView ShardInputs::Make(DType dtype, Shape shape, uint64_t seed) {
+  const bool strided = shape.rank() == 4;
+  const Shape wide = strided ? Shape{shape[0], shape[1], 2 * shape[2], shape[3]} : shape;
+  Tensor tensor(meter_, MemoryCategory::kWorkspace, dtype, wide);
+  Random random(seed, tensors_.size());
+  DispatchDType(dtype, [&]<class T>(T) {
+    for (int64_t i = 0; i < tensor.elements(); ++i) tensor.data<T>()[i] = T(random.Normal());
+  });
+  tensors_.push_back(std::move(tensor));
+  const TensorView view = tensors_.back().view();
+  return strided ? view.Slice(2, tensors_.size() % 2 == 0 ? 0 : shape[2], shape[2]) : view;
+}
+
+AttentionOptions OptionsOf(const ShardCase& c, const ShardInputs& inputs) {
+  AttentionOptions options = c.options;
+  if (inputs.bias) options.bias = ConstTensorView(*inputs.bias);
+  if (inputs.sinks) options.sinks = ConstTensorView(*inputs.sinks);
+  return options;
+}
+
+AttentionCase ForOracle(const ShardCase& c, const ShardInputs& inputs, bool backward) {
+  AttentionCase attention{.options = OptionsOf(c, inputs),
+                          .query_positions = c.queries,
+                          .key_positions = c.keys(),
+                          .query = inputs.query,
+                          .key = inputs.key,
+                          .value = inputs.value};
+  if (backward) attention.output_gradient = ConstTensorView(inputs.output_gradient);
+  return attention;
+}
+
+ShardResults ComputeShard(const ShardCase& c, const ShardInputs& inputs, bool backward,
+                          const ProgressHook& progress) {
+  MemoryMeter meter;
+  ThreadTeam team(c.threads);
+  Context context{team, meter};
+  ShardResults results;
+  // Kept in f32 for backward, as its delta wants; the check rounds.
+  const Tensor output(meter, MemoryCategory::kActivations, DType::kF32,
+                      {c.batch, c.q_len(), c.heads, c.shape().value_dim});
+  const Tensor logsumexp(meter, MemoryCategory::kActivations, DType::kF32,
+                         {c.batch, c.heads, c.q_len()});
+  const auto forward =
+      MakeShardAttentionForward(context, c.shape(), OptionsOf(c, inputs), inputs.query, c.queries);
+  int64_t begin = 0;
+  for (const Positions& keys : c.key_blocks) {
+    const int64_t count = Count(keys);
+    Buffer block(meter, MemoryCategory::kRingBuffers, forward->BlockBytes(count));
+    forward->Pack(inputs.key.Slice(1, begin, count), inputs.value.Slice(1, begin, count), keys,
+                  block.bytes());
+    forward->Attend(block.bytes(), keys, progress);
+    begin += count;
+  }
+  forward->Finish({TensorView(output.data<float>(), DType::kF32, output.shape()),
+                   TensorView(logsumexp.data<float>(), DType::kF32, logsumexp.shape())});
+  results.output = ToDoubles(output.view());
+  results.logsumexp = ToDoubles(logsumexp.view());
+  results.forward = forward->stats();
+  if (backward) {
+    ComputeGradients(context, c, inputs, {output.view(), logsumexp.view(), inputs.output_gradient},
+                     progress, results);
+  }
+  return results;
+}
+
+std::string CheckShard(const ShardCase& c, const ShardInputs& inputs,
+                       const AttentionResults& results) {
+  const bool backward = !(results.dq.empty() && results.dk.empty() && results.dv.empty());
+  const AttentionCase attention = ForOracle(c, inputs, backward);
+  const AttentionOracle oracle = ComputeAttentionOracle(attention);
+  if (c.dtype == DType::kF32) return CheckAttention(results, Results(oracle), oracle, {});
+  return CheckBf16(results, oracle, ComputePlainBf16Attention(attention));
+}
+
+}  // namespace ringwise
