@@ -16,7 +16,7 @@ class Formats(support.TestCase):
         folder.mkdir(exist_ok=True)
         return folder
 
-    def config(self, **changes):
+    def config(self, kind=transformers.LlamaConfig, **changes):
         fields = {
             "hidden_size": 48,
             "num_hidden_layers": 2,
@@ -30,7 +30,7 @@ class Formats(support.TestCase):
             "rms_norm_eps": 3e-6,
             "tie_word_embeddings": True,
         }
-        return transformers.LlamaConfig(**{**fields, **changes})
+        return kind(**{**fields, **changes})
 
     def convert(self, config=None, **fields):
         """Lets the program read a config and write it again."""
@@ -71,6 +71,26 @@ class Formats(support.TestCase):
             self.assertEqual(written.architectures, ["LlamaForCausalLM"])
             self.assertEqual(written.dtype, torch.float32)
 
+    def test_a_window_is_mistrals(self):
+        for window in (1, 100, None):
+            source = self.config(transformers.MistralConfig, sliding_window=window,
+                                 attention_dropout=0.25)
+            source.architectures = ["MistralForCausalLM"]
+            result = self.convert(source)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            written = transformers.AutoConfig.from_pretrained(self.out())
+            # Without a window the two families are one.
+            family = "Llama" if window is None else "Mistral"
+            self.assertEqual(written.architectures, [family + "ForCausalLM"])
+            self.assertEqual(written.model_type, family.lower())
+            self.assertEqual(getattr(written, "sliding_window", None), window)
+            self.assertEqual(written.attention_dropout, 0.25)
+            self.assertEqual(written.head_dim, 16)
+        # A Llama has none, whatever its file says.
+        self.assertEqual(self.convert(sliding_window=7).returncode, 0)
+        written = transformers.AutoConfig.from_pretrained(self.out())
+        self.assertFalse(hasattr(written, "sliding_window"))
+
     def test_old_config_without_newer_fields(self):
         old = {
             "architectures": ["LlamaForCausalLM"],
@@ -80,19 +100,34 @@ class Formats(support.TestCase):
             "intermediate_size": 96,
             "vocab_size": 300,
         }
-        (self.folder / "config.json").write_text(json.dumps(old))
-        expected = transformers.LlamaConfig.from_pretrained(self.folder)
-        support.run("formats_probe", "config", self.folder, self.out(), check=True)
-        written = transformers.AutoConfig.from_pretrained(self.out())
-        for field in "num_key_value_heads head_dim rope_theta rms_norm_eps".split():
-            self.assertEqual(getattr(written, field), getattr(expected, field), field)
+        fields = "num_key_value_heads head_dim rope_theta rms_norm_eps max_position_embeddings"
+        mistral = {**old, "architectures": ["MistralForCausalLM"], "model_type": "mistral",
+                   "num_attention_heads": 16}
+        for config, kind, more in ((old, transformers.LlamaConfig, ""),
+                                   (mistral, transformers.MistralConfig, " sliding_window")):
+            (self.folder / "config.json").write_text(json.dumps(config))
+            expected = kind.from_pretrained(self.folder)
+            support.run("formats_probe", "config", self.folder, self.out(), check=True)
+            written = transformers.AutoConfig.from_pretrained(self.out())
+            for field in (fields + more).split():
+                value = getattr(expected, field)
+                if field == "head_dim":
+                    value = value or 64 // config["num_attention_heads"]
+                self.assertEqual(getattr(written, field), value, field)
 
     def test_config_that_cannot_be_run(self):
         def refused(*words, **fields):
             self.assert_one_line_error(self.convert(**fields), 1, "config.json", *words)
 
-        refused("MistralForCausalLM", "only LlamaForCausalLM", architectures=["MistralForCausalLM"])
-        refused("mistral", architectures=None, model_type="mistral")
+        refused("GemmaForCausalLM", "only LlamaForCausalLM and MistralForCausalLM",
+                architectures=["GemmaForCausalLM"])
+        refused("gemma", architectures=None, model_type="gemma")
+        for window in (0, -3):
+            refused("sliding_window", "null or above 0", str(window), model_type="mistral",
+                    architectures=["MistralForCausalLM"], sliding_window=window)
+        refused("sliding_window must be an integer", model_type="mistral", sliding_window="wide",
+                architectures=["MistralForCausalLM"])
+        refused("attention_dropout", "[0, 1)", attention_dropout=1.5)
         refused("architectures", architectures=None, model_type=None)
         refused("rope_scaling", "llama3", rope_scaling={"rope_type": "llama3", "factor": 8.0})
         refused("rope_scaling", "linear", rope_scaling={"type": "linear", "factor": 2.0})

@@ -17,7 +17,7 @@ SEED = 4
 
 
 def make_model(folder, seed=SEED, dtype=torch.float32, shard="1GB", **changes):
-    """A random Llama, its weights large enough that what it says depends on all of the prompt."""
+    """A random Llama (a Mistral, if it has a window), its weights large enough that what it says depends on all of the prompt."""
     torch.manual_seed(seed)
     fields = {
         "vocab_size": 257,
@@ -34,11 +34,12 @@ def make_model(folder, seed=SEED, dtype=torch.float32, shard="1GB", **changes):
         "bos_token_id": SEPARATOR,
         "eos_token_id": SEPARATOR,
     }
-    config = transformers.LlamaConfig(**{**fields, **changes})
-    model = transformers.LlamaForCausalLM(config).to(dtype)
-    model.save_pretrained(folder, max_shard_size=shard)
+    family = "Mistral" if "sliding_window" in changes else "Llama"
+    config = getattr(transformers, f"{family}Config")(**{**fields, **changes})
+    kind = getattr(transformers, f"{family}ForCausalLM")
+    kind(config).to(dtype).save_pretrained(folder, max_shard_size=shard)
     # Read back: casting the model also rounds its rotary frequencies, which no file holds.
-    return transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return kind.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def continuation(model, prompt, count):
@@ -102,6 +103,10 @@ class Generate(support.TestCase):
 
     def test_under_mpirun(self):
         self.check(b"A prompt around processes", ranks=True, rings=[(2, "zigzag"), (3, "striped")])
+
+    def test_a_window(self):
+        for window in (2, 13):
+            self.check(b"A prompt that is longer than the window", sliding_window=window)
 
     def test_tied_and_multi_query(self):
         self.check(b"int main()", tie_word_embeddings=True, num_key_value_heads=1)

@@ -1,5 +1,6 @@
-"""The model against transformers' LlamaForCausalLM with the same weights: logits, loss, and the
-gradient of every parameter, through folders that save_pretrained wrote."""
+"""The model against transformers' LlamaForCausalLM, and with a window MistralForCausalLM, with the
+same weights: logits, loss, and the gradient of every parameter, through folders that
+save_pretrained wrote."""
 
 import itertools
 import pathlib
@@ -28,6 +29,10 @@ SHAPES = {
         hidden_size=40, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=2, head_dim=32, vocab_size=50, rope_theta=500000.0,
     ),
+    "a window": dict(
+        hidden_size=48, intermediate_size=77, num_hidden_layers=3, num_attention_heads=6,
+        num_key_value_heads=2, head_dim=10, vocab_size=131, sliding_window=19,
+    ),
 }
 
 
@@ -37,10 +42,11 @@ class Case:
     def __init__(self, folder, sizes, batch=2, seq=83):
         self.folder = pathlib.Path(folder)
         torch.manual_seed(SEED)
-        config = transformers.LlamaConfig(
+        family = "Mistral" if "sliding_window" in sizes else "Llama"
+        config = getattr(transformers, f"{family}Config")(
             max_position_embeddings=512, rms_norm_eps=1e-5, attn_implementation="eager", **sizes
         )
-        model = transformers.LlamaForCausalLM(config).float()
+        model = getattr(transformers, f"{family}ForCausalLM")(config).float()
         with torch.no_grad():
             # Away from the usual start, so that every term of every gradient matters.
             for name, parameter in model.named_parameters():
@@ -104,9 +110,12 @@ class Llama(support.TestCase):
                 self.compare(case.probe(recompute=recompute, threads=2), case.expected)
 
     def test_every_ring_and_layout(self):
-        case = self.cases["grouped queries, odd feed-forward"]
-        for ring, layout in itertools.product([2, 3], ["contiguous", "striped", "zigzag"]):
-            with self.subTest(ring=ring, layout=layout):
+        for name, ring, layout in itertools.product(
+            ["grouped queries, odd feed-forward", "a window"], [2, 3],
+            ["contiguous", "striped", "zigzag"]
+        ):
+            case = self.cases[name]
+            with self.subTest(shape=name, ring=ring, layout=layout):
                 self.compare(case.probe(ring=ring, layout=layout), case.expected)
 
     def test_bf16_is_as_near_as_pytorch_in_bf16(self):

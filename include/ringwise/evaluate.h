@@ -18,6 +18,7 @@ struct EvaluateOptions {
   int64_t max_tokens =
       std::numeric_limits<int64_t>::max();  // predicted at most: the stream's first
   std::optional<double> rope_theta;         // default: the model's
+  bool document_mask = false;               // documents in one window do not see each other
   // Called on rank 0 of the world after each forward pass; may be empty.
   std::function<void(int64_t tokens_done, int64_t tokens_in_all)> progress;
 };

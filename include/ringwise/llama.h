@@ -8,6 +8,7 @@
 
 #include "ringwise/communicator.h"
 #include "ringwise/context.h"
+#include "ringwise/dropout.h"
 #include "ringwise/mask.h"
 #include "ringwise/model_config.h"
 #include "ringwise/positions.h"
@@ -48,6 +49,12 @@ struct TokenBatch {
   std::span<const int32_t> tokens;   // [batch, local rows]
   std::span<const int32_t> targets;  // the next token of each; negative: no loss here
   std::vector<Positions> positions;  // of every rank of the ring
+  // Documents packed in the whole sequences, the same on every rank of the ring: they do not see
+  // each other. Null: each sequence is one.
+  std::shared_ptr<const SegmentMap> documents = {};
+  // Of attention's probabilities, in training alone. Each layer draws from a seed of its own made
+  // from this one; first_batch says which sequence of the step is the first here.
+  Dropout dropout = {};
 };
 
 struct LossSum {
@@ -56,9 +63,9 @@ struct LossSum {
 };
 
 // The Llama architecture [arXiv 2302.13971]: RMSNorm, rotary embedding, grouped-query attention
-// around a ring, SwiGLU, tied or untied output. Attention and feed-forward go a block of rows at a
-// time; full logits never exist. Computes in `compute` with f32 master weights; every rank holds
-// all weights.
+// around a ring, within the config's window if it has one, SwiGLU, tied or untied output. Attention
+// and feed-forward go a block of rows at a time; full logits never exist. Computes in `compute`
+// with f32 master weights; every rank holds all weights.
 class Llama {
  public:
   Llama(Context& context, const ModelConfig& config, DType compute);

@@ -5,7 +5,8 @@
 
 namespace ringwise {
 
-// Shapes and constants of a Llama model: what Hugging Face's config.json says, under our names.
+// Shapes and constants of a Llama model, or of a Mistral one, which is a Llama with a window: what
+// Hugging Face's config.json says, under our names.
 struct ModelConfig {
   int64_t hidden = 0;            // hidden_size
   int64_t layers = 0;            // num_hidden_layers
@@ -18,6 +19,8 @@ struct ModelConfig {
   double rope_theta = 10000.0;   // rope_theta: base of the rotary embedding
   double rms_norm_eps = 1e-5;    // rms_norm_eps
   bool tied_embeddings = false;  // tie_word_embeddings
+  int64_t window = 0;  // sliding_window: a token sees itself and the window - 1 before; 0: all
+  double attention_dropout = 0;  // attention_dropout: of the training it comes from, [0, 1)
 };
 
 // Throws UsageError naming the field: not positive, heads not a multiple of kv_heads, odd head_dim,
@@ -28,8 +31,9 @@ void Validate(const ModelConfig& config);
 // head counts, tied or not. For the MFU formula of docs/training.md.
 int64_t MatrixParameters(const ModelConfig& config);
 
-// A Hugging Face folder's config.json (LlamaForCausalLM). Throws FileError: missing, not JSON,
-// another architecture, a field missing or of the wrong type.
+// A Hugging Face folder's config.json (LlamaForCausalLM or MistralForCausalLM; written as the
+// latter where the model has a window). Throws FileError: missing, not JSON, another architecture,
+// a field missing or of the wrong type.
 ModelConfig ReadModelConfig(const std::string& folder);
 void WriteModelConfig(const ModelConfig& config, const std::string& folder,
                       int64_t separator_token);

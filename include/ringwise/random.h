@@ -29,4 +29,7 @@ class Random {
   uint64_t position_;
 };
 
+// A seed from the stream (seed, stream), for what needs one of its own for each step or layer.
+uint64_t DeriveSeed(uint64_t seed, uint64_t stream);
+
 }  // namespace ringwise

@@ -48,6 +48,9 @@ struct TrainOptions {
   int64_t accumulate = 1;                      // passes of `batch` sequences summed into one step
   std::vector<ContextPhase> context_schedule;  // empty: `context` throughout
 
+  // Packed documents do not see each other, in training and in the held-out loss.
+  bool document_mask = false;
+
   // Shapes of a new model; 0 in kv_heads, head_dim, ffn and max_positions: see WithDefaults.
   // rope_theta is the rotary base of the first phase's context, see
   // RopeTheta.
@@ -60,7 +63,8 @@ struct TrainOptions {
   double beta1 = 0.9;
   double beta2 = 0.95;
   double epsilon = 1e-8;
-  double clip = 1.0;  // largest global norm of the gradient; 0: not clipped
+  double dropout = 0;  // of attention's probabilities, in training alone: [0, 1)
+  double clip = 1.0;   // largest global norm of the gradient; 0: not clipped
 
   uint64_t seed = 0;
   double heldout_fraction = 0.05;

@@ -4,6 +4,7 @@
 #include <array>
 #include <cassert>
 #include <cmath>
+#include <limits>
 #include <numbers>
 
 #include "kernels/row_kernels.h"
@@ -46,7 +47,9 @@ void DecodeAttention::AttendBlock(const float* query, ConstTensorView key, Const
     kernels.dot(keys, stride, count, query + head * shape_.head_dim, shape_.head_dim,
                 scores.data());
     for (int64_t i = 0; i < count; ++i) scores[static_cast<size_t>(i)] *= to_base_2;
-    const float maximum = *std::max_element(scores.begin(), scores.begin() + count);
+    // Above -inf, which overflow can give: its difference from itself would be NaN.
+    const float maximum = std::max(*std::max_element(scores.begin(), scores.begin() + count),
+                                   std::numeric_limits<float>::lowest());
     block.row_max[head] = maximum;
     block.row_sum[head] = Exp2InPlace(scores.data(), count, maximum);
     float* output = block.output + head * shape_.head_dim;

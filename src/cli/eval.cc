@@ -27,6 +27,7 @@ struct EvalFlags {
   int64_t context = 0;
   int64_t max_tokens = 0;
   double heldout = 0;
+  bool document_mask = false;
   uint64_t seed = 0;
   Layout layout = Layout::kZigzag;
   std::string dtype = "auto";
@@ -64,6 +65,7 @@ void RunEval(const EvalFlags& flags) {
     EvaluateOptions options;
     options.context = flags.context > 0 ? flags.context : model->config().max_positions;
     options.layout = flags.layout;
+    options.document_mask = flags.document_mask;
     if (flags.max_tokens > 0) options.max_tokens = flags.max_tokens;
     if (interactive) {
       options.progress = [](int64_t done, int64_t in_all) {
@@ -114,6 +116,8 @@ void AddEval(CLI::App& app) {
       ->capture_default_str()
       ->type_name("N")
       ->check(AtLeastZero());
+  command->add_flag("--document-mask", flags->document_mask,
+                    "Documents in one window do not see each other, as in `train`");
   AddMeshFlags(*command, flags->mesh);
   AddLayoutFlag(*command, flags->layout);
   AddDTypeFlag(*command, flags->dtype);

@@ -124,7 +124,7 @@ void CheckContradictions(const std::vector<std::string>& given,
   }
   if (!FlagValue(all, "init")) return;
   for (const char* shape : {"hidden", "layers", "heads", "kv-heads", "head-dim", "ffn", "vocab",
-                            "rope-theta", "norm-eps", "tied-embeddings"}) {
+                            "rope-theta", "norm-eps", "tied-embeddings", "window"}) {
     refuse("init", shape, "whose model has its own");
   }
 }

@@ -79,6 +79,8 @@ void AddScheduleFlags(CLI::App& command, TrainOptions& options) {
           "256x8:2000,2048:300,8192:60; with % shares of --max-seconds: 256:60%,2048:25%,8192:15%. "
           "The rotary base follows the context")
       ->type_name("PHASES");
+  command.add_flag("--document-mask", options.document_mask,
+                   "Documents packed in a sequence do not see each other");
   Flag(command, "--max-seconds", options.max_seconds,
        "Finish the step, save and end after so long; 0: no limit", "SECONDS");
 }
@@ -100,6 +102,8 @@ void AddModelFlags(CLI::App& command, ModelConfig& model) {
   Flag(command, "--norm-eps", model.rms_norm_eps, "Epsilon of the RMS norms", "X");
   command.add_flag("--tied-embeddings", model.tied_embeddings,
                    "Use the embedding as the output head too");
+  Flag(command, "--window", model.window,
+       "Tokens that one sees: itself and the N - 1 before; 0: all before", "N");
 }
 
 void AddOptimizerFlags(CLI::App& command, TrainOptions& options) {
@@ -113,6 +117,8 @@ void AddOptimizerFlags(CLI::App& command, TrainOptions& options) {
   Flag(command, "--beta2", options.beta2, "AdamW's memory of its square", "X");
   Flag(command, "--epsilon", options.epsilon, "AdamW's floor of the divisor", "X");
   Flag(command, "--clip", options.clip, "Largest global norm of the gradient; 0: not clipped", "X");
+  Flag(command, "--dropout", options.dropout,
+       "Share of attention's probabilities dropped in training, in [0, 1)", "P");
 }
 
 void AddKeepingFlags(CLI::App& command, TrainOptions& options) {

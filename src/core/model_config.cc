@@ -32,6 +32,13 @@ void Validate(const ModelConfig& config) {
     throw UsageError("head_dim must be even and at most 256, got " +
                      std::to_string(config.head_dim));
   }
+  if (config.window < 0 || config.window > kLargest) {
+    throw UsageError("window must be from 0 (none) to 2^30, got " + std::to_string(config.window));
+  }
+  if (!(config.attention_dropout >= 0 && config.attention_dropout < 1)) {
+    throw UsageError("attention_dropout must be in [0, 1), got " +
+                     std::to_string(config.attention_dropout));
+  }
   const auto real = [](int64_t size) { return static_cast<double>(size); };
   const double parameters =
       real(config.layers) * real(config.hidden) *

@@ -57,6 +57,9 @@ TEST(ModelConfig, ValidateNamesTheField) {
   expect([](ModelConfig& config) { config.layers = config.ffn = int64_t{1} << 30; }, "2^50");
   expect([](ModelConfig& config) { config.rope_theta = std::nan(""); }, "rope_theta");
   expect([](ModelConfig& config) { config.rms_norm_eps = -1; }, "rms_norm_eps");
+  expect([](ModelConfig& config) { config.window = -1; }, "window must be from 0 (none)");
+  expect([](ModelConfig& config) { config.attention_dropout = 1; }, "attention_dropout must be");
+  expect([](ModelConfig& config) { config.attention_dropout = std::nan(""); }, "in [0, 1)");
 }
 
 }  // namespace

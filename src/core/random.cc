@@ -24,6 +24,12 @@ std::array<uint32_t, 4> Philox(uint64_t key, const std::array<uint32_t, 4>& coun
   return c;
 }
 
+uint64_t DeriveSeed(uint64_t seed, uint64_t stream) {
+  Random random(seed, stream);
+  const uint64_t high = random.Word();
+  return high << 32 | random.Word();
+}
+
 uint32_t Random::Word() {
   const uint64_t block = position_ / 4;
   const std::array<uint32_t, 4> words =

@@ -16,7 +16,13 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr std::string_view kArchitecture = "LlamaForCausalLM";
+// The same layers; Mistral's have a window.
+enum class Family { kLlama, kMistral };
+
+std::string_view Architecture(Family family) {
+  return family == Family::kLlama ? "LlamaForCausalLM" : "MistralForCausalLM";
+}
+std::string_view ModelType(Family family) { return family == Family::kLlama ? "llama" : "mistral"; }
 
 // config.json, read with errors that name the file and the field. A field that is null counts as
 // absent, as it does for transformers.
@@ -36,6 +42,7 @@ class ConfigFile {
 
   [[noreturn]] void Fail(const std::string& what) const { throw FileError(path_ + ": " + what); }
 
+  bool Mentions(const std::string& field) const { return json_.contains(field); }
   const Json* Find(const std::string& field) const {
     const auto found = json_.find(field);
     return found == json_.end() || found->is_null() ? nullptr : &*found;
@@ -90,20 +97,40 @@ class ConfigFile {
   Json json_;
 };
 
-void CheckArchitecture(const ConfigFile& file) {
+Family ReadFamily(const ConfigFile& file) {
   const Json* architectures = file.Find("architectures");
   const Json* model_type = file.Find("model_type");
   if (architectures == nullptr && model_type == nullptr) {
     file.Fail("no field architectures; is it a model's configuration?");
   }
-  const bool llama = architectures != nullptr
-                         ? *architectures == Json::array({std::string(kArchitecture)})
-                         : *model_type == "llama";
-  if (!llama) {
-    file.Fail(fmt::format(
-        "architecture {} is not supported, only {}",
-        ConfigFile::Shown(architectures != nullptr ? *architectures : *model_type), kArchitecture));
+  for (const Family family : {Family::kLlama, Family::kMistral}) {
+    const bool is_family = architectures != nullptr
+                               ? *architectures == Json::array({std::string(Architecture(family))})
+                               : *model_type == std::string(ModelType(family));
+    if (is_family) return family;
   }
+  file.Fail(fmt::format("architecture {} is not supported, only {} and {}",
+                        ConfigFile::Shown(architectures != nullptr ? *architectures : *model_type),
+                        Architecture(Family::kLlama), Architecture(Family::kMistral)));
+}
+
+// Mistral's own default stands in for a window that is not mentioned, but null means none.
+int64_t ReadWindow(const ConfigFile& file, Family family) {
+  constexpr int64_t kMistralWindow = 4096;
+  if (family == Family::kLlama) return 0;
+  if (!file.Mentions("sliding_window")) return kMistralWindow;
+  if (file.Find("sliding_window") == nullptr) return 0;
+  const int64_t window = file.Integer("sliding_window");
+  if (window < 1)
+    file.Fail(fmt::format("sliding_window must be null or above 0, found {}", window));
+  return window;
+}
+
+// Of Mistral, too, null means as many as query heads.
+int64_t ReadKeyValueHeads(const ConfigFile& file, Family family, int64_t heads) {
+  constexpr int64_t kMistralKeyValueHeads = 8;
+  const bool mistral_default = family == Family::kMistral && !file.Mentions("num_key_value_heads");
+  return file.Integer("num_key_value_heads", mistral_default ? kMistralKeyValueHeads : heads);
 }
 
 // rope_theta stands by itself or, in newer files, in rope_parameters. Scaled rotary embeddings of
@@ -131,25 +158,28 @@ double ReadRopeTheta(const ConfigFile& file) {
 
 ModelConfig ReadModelConfig(const std::string& folder) {
   const ConfigFile file(folder);
-  CheckArchitecture(file);
+  const Family family = ReadFamily(file);
   file.Require("hidden_act", "silu");
   file.Require("attention_bias", false);
   file.Require("mlp_bias", false);
   file.Require("quantization_config", Json());
 
-  // Defaults as in transformers' LlamaConfig, for older files leave these fields out.
+  // Defaults as in transformers' configurations, for older files leave these fields out.
   ModelConfig config;
   config.hidden = file.Integer("hidden_size");
   config.layers = file.Integer("num_hidden_layers");
   config.heads = file.Integer("num_attention_heads");
-  config.kv_heads = file.Integer("num_key_value_heads", config.heads);
+  config.kv_heads = ReadKeyValueHeads(file, family, config.heads);
   config.head_dim = file.Integer("head_dim", config.heads > 0 ? config.hidden / config.heads : 0);
   config.ffn = file.Integer("intermediate_size");
   config.vocab = file.Integer("vocab_size");
-  config.max_positions = file.Integer("max_position_embeddings", 2048);
+  config.max_positions =
+      file.Integer("max_position_embeddings", family == Family::kLlama ? 2048 : 131072);
   config.rope_theta = ReadRopeTheta(file);
   config.rms_norm_eps = file.Number("rms_norm_eps", 1e-6);
   config.tied_embeddings = file.Boolean("tie_word_embeddings", false);
+  config.window = ReadWindow(file, family);
+  config.attention_dropout = file.Number("attention_dropout", 0.0);
   try {
     Validate(config);
   } catch (const UsageError& error) {
@@ -160,9 +190,10 @@ ModelConfig ReadModelConfig(const std::string& folder) {
 
 void WriteModelConfig(const ModelConfig& config, const std::string& folder,
                       int64_t separator_token) {
-  const Json json = {
-      {"architectures", Json::array({std::string(kArchitecture)})},
-      {"model_type", "llama"},
+  const Family family = config.window > 0 ? Family::kMistral : Family::kLlama;
+  Json json = {
+      {"architectures", Json::array({std::string(Architecture(family))})},
+      {"model_type", std::string(ModelType(family))},
       {"vocab_size", config.vocab},
       {"hidden_size", config.hidden},
       {"intermediate_size", config.ffn},
@@ -177,7 +208,7 @@ void WriteModelConfig(const ModelConfig& config, const std::string& folder,
       {"rms_norm_eps", config.rms_norm_eps},
       {"tie_word_embeddings", config.tied_embeddings},
       {"attention_bias", false},
-      {"attention_dropout", 0.0},
+      {"attention_dropout", config.attention_dropout},
       {"mlp_bias", false},
       {"bos_token_id", separator_token},
       {"eos_token_id", separator_token},
@@ -185,6 +216,7 @@ void WriteModelConfig(const ModelConfig& config, const std::string& folder,
       {"use_cache", true},
       {"torch_dtype", "float32"},
   };
+  if (family == Family::kMistral) json["sliding_window"] = config.window;
   WriteTextFile(folder + "/config.json", json.dump(2) + "\n");
 }
 

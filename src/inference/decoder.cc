@@ -66,7 +66,7 @@ std::span<const float> Decoder::Next(int32_t token) {
   std::copy_n(weights_.embedding.at<float>(token), config_.hidden, hidden_.data());
   const RotaryTable rotary(context_, {{position_, 1, 1}}, config_.head_dim, config_.rope_theta);
   const bool keeps = (position_ - prompt_) % ring_.size() == ring_.rank();
-  if (keeps) cache_.AddRow();
+  if (keeps) cache_.AddRow(position_);
 
   float* query = projected_.data();
   float* key = query + config_.heads * config_.head_dim;
@@ -97,9 +97,16 @@ void Decoder::Norm(std::span<const float> weight) {
                  RowView(normed_), {&inverse_rms, 1});
 }
 
+int64_t Decoder::FirstVisibleRow() const {
+  return config_.window == 0 ? 0 : cache_.FirstRowFrom(position_ - config_.window + 1);
+}
+
 void Decoder::Attend(int64_t layer) {
   const PartialAttention mine = PartialOf(partial_.data(), config_);
-  attention_.Attend(projected_.data(), cache_.key(layer), cache_.value(layer), mine);
+  const int64_t first = FirstVisibleRow();
+  const int64_t visible = cache_.rows() - first;
+  attention_.Attend(projected_.data(), cache_.key(layer).Slice(0, first, visible),
+                    cache_.value(layer).Slice(0, first, visible), mine);
   std::vector<float> merged(partial_.size());
   const PartialAttention whole = PartialOf(merged.data(), config_);  // row_sum 0: nothing yet
   if (ring_.size() == 1) {

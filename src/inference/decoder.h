@@ -16,8 +16,9 @@ namespace ringwise {
 
 // The model on one token at a time, its cache of keys and values sharded over a ring. Everything
 // but attention is computed on every rank alike; attention's partial results, one a rank, are
-// merged in rank order, so all ranks hold the same bits. The n-th token after the prompt leaves its
-// key and value on rank n mod ring size, which keeps the shards balanced.
+// merged in rank order, so all ranks hold the same bits. With a window each rank reads only the
+// rows inside it. The n-th token after the prompt leaves its key and value on rank n mod ring size,
+// which keeps the shards balanced.
 class Decoder {
  public:
   // `weights` must outlive this.
@@ -35,6 +36,7 @@ class Decoder {
     RowProduct qkv, output, gate_up, down;
   };
   void Norm(std::span<const float> weight);  // normed = norm(hidden) * weight
+  int64_t FirstVisibleRow() const;           // of the cache, to the token at position_
   void Attend(int64_t layer);                // attended, from the query in projected
   std::span<const float> Logits();
 

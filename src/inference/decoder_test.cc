@@ -14,7 +14,7 @@
 namespace ringwise {
 namespace {
 
-ModelConfig SmallConfig(int64_t kv_heads, bool tied) {
+ModelConfig SmallConfig(int64_t kv_heads, bool tied, int64_t window = 0) {
   ModelConfig config;
   config.hidden = 40;
   config.layers = 2;
@@ -25,6 +25,7 @@ ModelConfig SmallConfig(int64_t kv_heads, bool tied) {
   config.vocab = 61;
   config.max_positions = 128;
   config.tied_embeddings = tied;
+  config.window = window;
   return config;
 }
 
@@ -113,8 +114,14 @@ double LargestDifference(const std::vector<float>& a, const std::vector<float>& 
 // However a sequence is split into prompt and further tokens, and cut over a ring, what follows it
 // is the same. The logits are of order one, so the bound is relative.
 TEST(Decoder, PromptAndTokensAgreeOnAnyRing) {
-  for (const int64_t kv_heads : {1, 2, 4}) {
-    const ModelConfig config = SmallConfig(kv_heads, kv_heads == 2);
+  struct Case {
+    int64_t kv_heads;
+    int64_t window;
+  };
+  for (const auto& [kv_heads, window] :
+       {Case{1, 0}, Case{2, 0}, Case{4, 0}, Case{2, 1}, Case{4, 6}, Case{1, 18}}) {
+    SCOPED_TRACE(testing::Message() << kv_heads << " kv_heads, window " << window);
+    const ModelConfig config = SmallConfig(kv_heads, kv_heads == 2, window);
     MemoryMeter meter;
     const std::vector<Parameter> parameters = RandomParameters(meter, config);
     const std::vector<int32_t> tokens = RandomTokens(24, config.vocab);
@@ -125,7 +132,8 @@ TEST(Decoder, PromptAndTokensAgreeOnAnyRing) {
       expected.push_back(LogitsOf({}, config, parameters, prefix, length).front());
     }
     EXPECT_GT(LargestDifference(expected[10], expected[11]), 0.5);
-    for (const int ring : {1, 2, 3, 5}) {
+    const std::vector<int> rings = window == 0 ? std::vector{1, 2, 3, 5} : std::vector{1, 3};
+    for (const int ring : rings) {
       for (const Layout layout : {Layout::kContiguous, Layout::kStriped, Layout::kZigzag}) {
         for (const size_t prompt : {size_t{1}, size_t{2}, size_t{17}}) {
           const RingSetup setup{.ring = ring, .threads = ring == 1 ? 2 : 1, .layout = layout};
@@ -139,6 +147,22 @@ TEST(Decoder, PromptAndTokensAgreeOnAnyRing) {
               << "not repeatable";
         }
       }
+    }
+  }
+}
+
+// Two layers of a window of 5 reach 8 tokens back: what is farther is not even multiplied by zero.
+TEST(Decoder, WhatTheWindowHidesIsNotRead) {
+  const ModelConfig config = SmallConfig(2, false, 5);
+  MemoryMeter meter;
+  std::vector<Parameter> parameters = RandomParameters(meter, config);
+  std::vector<int32_t> tokens = RandomTokens(24, config.vocab - 1);
+  tokens[0] = static_cast<int32_t>(config.vocab - 1);
+  parameters[0].value.data<float>()[(config.vocab - 1) * config.hidden] = NAN;
+  for (const int ring : {1, 3}) {
+    const auto logits = LogitsOf({.ring = ring}, config, parameters, tokens, 1);
+    for (size_t i = 0; i < logits.size(); ++i) {
+      EXPECT_EQ(std::isnan(logits[i][0]), i < 9) << "ring " << ring << " token " << i;
     }
   }
 }

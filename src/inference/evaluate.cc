@@ -7,6 +7,7 @@
 #include <cmath>
 #include <vector>
 
+#include "inference/document_map.h"
 #include "ringwise/error.h"
 
 namespace ringwise {
@@ -19,28 +20,34 @@ constexpr int64_t kTokensAtOnce = 8192;
 // Windows begin, begin + length, ..., `count` of them, this rank's rows of each.
 class WindowReader {
  public:
-  explicit WindowReader(const TokenStream& stream) : stream_(stream) {}
+  WindowReader(const TokenStream& stream, bool hides_documents)
+      : stream_(stream), hides_documents_(hides_documents) {}
 
   TokenBatch Read(int64_t begin, int64_t length, int64_t count, std::vector<Positions> positions,
                   int ring_rank) {
     const Positions& mine = positions[static_cast<size_t>(ring_rank)];
     tokens_.resize(static_cast<size_t>(count * Count(mine)));
     targets_.resize(tokens_.size());
+    std::vector<int64_t> begins;
     size_t at = 0;
     for (int64_t window = 0; window < count; ++window) {
+      begins.push_back(begin + window * length);
       for (const PositionRun& run : mine) {
         const auto size = static_cast<size_t>(run.count);
-        const int64_t first = begin + window * length + run.start;
+        const int64_t first = begins.back() + run.start;
         stream_.Read(first, run.stride, std::span(tokens_).subspan(at, size));
         stream_.Read(first + 1, run.stride, std::span(targets_).subspan(at, size));
         at += size;
       }
     }
-    return {count, tokens_, targets_, std::move(positions)};
+    TokenBatch batch{count, tokens_, targets_, std::move(positions)};
+    if (hides_documents_) batch.documents = DocumentMap(stream_, begins, length);
+    return batch;
   }
 
  private:
   const TokenStream& stream_;
+  bool hides_documents_;
   std::vector<int32_t> tokens_;
   std::vector<int32_t> targets_;
 };
@@ -71,7 +78,7 @@ Evaluation Evaluate(Rank& rank, Llama& model, const TokenStream& stream,
   const double rope_theta = options.rope_theta.value_or(model.config().rope_theta);
   const int groups = rank.data_parallel.size();
 
-  WindowReader reader(stream);
+  WindowReader reader(stream, options.document_mask);
   double nats = 0;
   int64_t tokens = 0;
   int64_t bytes = 0;

@@ -1,7 +1,9 @@
 #include "inference/kv_cache.h"
 
 #include <algorithm>
+#include <cassert>
 #include <cstring>
+#include <utility>
 
 #include "kernels/convert.h"
 
@@ -14,14 +16,24 @@ KeyValueCache::KeyValueCache(Context& context, const ModelConfig& config, DType 
       dtype_(dtype),
       layers_(static_cast<size_t>(config.layers)) {}
 
-void KeyValueCache::Reset(int64_t rows) {
+void KeyValueCache::Reset(Positions positions) {
+  positions_ = std::move(positions);
   rows_ = 0;
-  capacity_ = rows;
+  capacity_ = Count(positions_);
   for (Layer& layer : layers_) {
     Grow(layer.key);
     Grow(layer.value);
   }
-  rows_ = rows;
+  rows_ = capacity_;
+}
+
+int64_t KeyValueCache::FirstRowFrom(int64_t position) const {
+  int64_t row = 0;
+  for (const PositionRun& run : positions_) {
+    const int64_t ahead = position - run.start;
+    if (ahead > 0) row += std::min(run.count, (ahead + run.stride - 1) / run.stride);
+  }
+  return row;
 }
 
 void KeyValueCache::Grow(Tensor& tensor) {
@@ -34,7 +46,7 @@ void KeyValueCache::Grow(Tensor& tensor) {
   tensor = std::move(larger);
 }
 
-void KeyValueCache::AddRow() {
+void KeyValueCache::AddRow(int64_t position) {
   if (rows_ == capacity_) {
     constexpr int64_t kLeast = 64;
     capacity_ = std::max(kLeast, rows_ + rows_ / 2);
@@ -44,6 +56,14 @@ void KeyValueCache::AddRow() {
     }
   }
   ++rows_;
+  PositionRun* last = positions_.empty() ? nullptr : &positions_.back();
+  assert(last == nullptr || position > last->last());
+  if (last != nullptr && last->count == 1) last->stride = position - last->start;
+  if (last != nullptr && position == (*last)[last->count]) {
+    ++last->count;
+  } else {
+    positions_.push_back({position, 1, 1});
+  }
 }
 
 void KeyValueCache::SetLast(int64_t layer, const float* key, const float* value) {

@@ -37,7 +37,8 @@ void CheckSameShapes(const ModelConfig& model, const ModelConfig& stored,
                {"head_dim", model.head_dim, stored.head_dim},
                {"ffn", model.ffn, stored.ffn},
                {"vocab", model.vocab, stored.vocab},
-               {"tied_embeddings", model.tied_embeddings, stored.tied_embeddings}};
+               {"tied_embeddings", model.tied_embeddings, stored.tied_embeddings},
+               {"window", model.window, stored.window}};
   for (const auto& size : sizes) {
     if (size.model != size.stored) {
       throw FileError(fmt::format("{}: a model of other shapes: {} is {} there and {} here", folder,

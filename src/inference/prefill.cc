@@ -8,6 +8,7 @@
 #include "kernels/rotary.h"
 #include "kernels/swiglu.h"
 #include "ringwise/ring_attention.h"
+#include "transformer/model_mask.h"
 
 namespace ringwise {
 namespace {
@@ -75,7 +76,7 @@ class PromptPass {
       CopyRows(heads(width_ + kv_width_, config_.kv_heads), value, begin);
     });
     RingAttentionOptions options;
-    options.mask.causal = true;
+    options.mask = ModelMask(config_);
     options.query_positions = positions_;
     options.key_positions = positions_;
     RingAttentionForward(context_, ring_, options,
@@ -189,7 +190,7 @@ std::vector<float> Prefill(Context& context, Communicator& ring, const ModelConf
   for (int rank = 0; rank < ring.size(); ++rank) {
     positions.push_back(ShardPositions(layout, length, ring.size(), rank));
   }
-  cache.Reset(Count(positions[static_cast<size_t>(ring.rank())]));
+  cache.Reset(positions[static_cast<size_t>(ring.rank())]);
   PromptPass pass(context, ring, config, compute, std::move(positions));
   pass.Embed(weights.embedding, prompt);
   for (int64_t index = 0; index < config.layers; ++index) {

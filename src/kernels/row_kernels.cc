@@ -117,6 +117,9 @@ void AddWeighted(const Element* rows, int64_t stride, int64_t count, const float
   }
 }
 
+// Highway's is 0 where x is NaN.
+HWY_INLINE V ExpOrNan(D d, V x) { return hn::IfThenElse(hn::IsNaN(x), x, hn::Exp(d, x)); }
+
 float Exp2(float* values, int64_t count, float maximum) {
   const D d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -126,12 +129,12 @@ float Exp2(float* values, int64_t count, float maximum) {
   float sum = 0;
   int64_t i = 0;
   for (; i + lanes <= count; i += lanes) {
-    const V power = hn::Exp(d, hn::Mul(ln2, hn::Sub(hn::LoadU(d, values + i), base)));
+    const V power = ExpOrNan(d, hn::Mul(ln2, hn::Sub(hn::LoadU(d, values + i), base)));
     hn::StoreU(power, d, values + i);
     sums = hn::Add(sums, power);
   }
   for (; i < count; ++i) {
-    const V power = hn::Exp(d, hn::Mul(ln2, hn::Set(d, values[i] - maximum)));
+    const V power = ExpOrNan(d, hn::Mul(ln2, hn::Set(d, values[i] - maximum)));
     values[i] = hn::GetLane(power);
     sum += values[i];
   }

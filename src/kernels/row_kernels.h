@@ -22,8 +22,8 @@ struct RowKernels {
 template <class Element>
 const RowKernels<Element>& RowKernelsOf();
 
-// values[i] = 2^(values[i] - maximum), maximum being the largest of them and finite. Returns the
-// sum. Relative error of each below 1e-6 down to 2^-20.
+// values[i] = 2^(values[i] - maximum), maximum being the largest of them and above -inf. Returns
+// the sum. Relative error of each below 1e-6 down to 2^-20; a NaN stays one.
 float Exp2InPlace(float* values, int64_t count, float maximum);
 
 }  // namespace ringwise

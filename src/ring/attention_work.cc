@@ -1,32 +1,24 @@
 #include "ring/attention_work.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace ringwise {
 
-AttentionWork ComputeAttentionWork(const Mask& mask, int64_t batch, int64_t heads,
-                                   const std::vector<Positions>& query_positions,
-                                   const std::vector<Positions>& key_positions) {
-  AttentionWork work;
-  int64_t largest = 0;
-  int64_t total = 0;
-  for (const Positions& queries : query_positions) {
-    int64_t pairs = 0;
-    for (const auto& [plane, copies] : DistinctPlanes(mask, batch, heads)) {
-      for (const Positions& keys : key_positions) {
-        pairs += copies * CountVisible(plane, queries, keys);
-      }
-    }
-    work.visible_pairs.push_back(pairs);
-    largest = std::max(largest, pairs);
-    total += pairs;
+int64_t VisiblePairs(const Mask& mask, int64_t batch, int64_t heads, const Positions& queries,
+                     const Positions& keys) {
+  int64_t pairs = 0;
+  for (const auto& [plane, copies] : DistinctPlanes(mask, batch, heads)) {
+    pairs += copies * CountVisible(plane, queries, keys);
   }
-  if (total > 0) {
-    work.largest_over_mean = static_cast<double>(largest) *
-                             static_cast<double>(query_positions.size()) /
-                             static_cast<double>(total);
-  }
-  return work;
+  return pairs;
+}
+
+double LargestOverMean(std::span<const double> pairs_by_rank) {
+  const double total = std::accumulate(pairs_by_rank.begin(), pairs_by_rank.end(), 0.0);
+  if (total == 0) return 1;
+  return *std::max_element(pairs_by_rank.begin(), pairs_by_rank.end()) *
+         static_cast<double>(pairs_by_rank.size()) / total;
 }
 
 }  // namespace ringwise

@@ -1,22 +1,20 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
+#include <span>
 
 #include "ringwise/mask.h"
 #include "ringwise/positions.h"
 
+// How evenly a layout shares attention over the ranks.
 namespace ringwise {
 
-// How evenly a layout shares attention: the (query, key) pairs that each rank's queries see, in all
-// sequences of the batch and all heads.
-struct AttentionWork {
-  std::vector<int64_t> visible_pairs;  // by rank
-  double largest_over_mean = 1;        // 1 is even; without any pair also 1
-};
+// The (query, key) pairs that a rank's queries see, in all sequences of the batch and all heads;
+// `keys` are those of all ranks, in as few runs as possible. O(batch x queries).
+int64_t VisiblePairs(const Mask& mask, int64_t batch, int64_t heads, const Positions& queries,
+                     const Positions& keys);
 
-AttentionWork ComputeAttentionWork(const Mask& mask, int64_t batch, int64_t heads,
-                                   const std::vector<Positions>& query_positions,
-                                   const std::vector<Positions>& key_positions);
+// The busiest rank's pairs over the mean: 1 is even; without any pair also 1.
+double LargestOverMean(std::span<const double> pairs_by_rank);
 
 }  // namespace ringwise

@@ -53,18 +53,22 @@ TEST(Layout, IsWhatItsNameSays) {
 }
 
 TEST(AttentionWork, StripedAndZigzagBalanceCausalAttention) {
-  const auto work = [](Layout layout) {
-    std::vector<Positions> positions;
-    for (int rank = 0; rank < 4; ++rank) positions.push_back(ShardPositions(layout, 4096, 4, rank));
-    return ComputeAttentionWork({.causal = true}, 1, 1, positions, positions);
+  const auto pairs = [](Layout layout) {
+    std::vector<double> by_rank;
+    for (int rank = 0; rank < 4; ++rank) {
+      const Positions queries = ShardPositions(layout, 4096, 4, rank);
+      const int64_t visible = VisiblePairs({.causal = true}, 3, 2, queries, {{0, 4096, 1}});
+      by_rank.push_back(static_cast<double>(visible) / 6);
+    }
+    return by_rank;
   };
-  const AttentionWork contiguous = work(Layout::kContiguous);
-  EXPECT_EQ(contiguous.visible_pairs[0], 1024 * 1025 / 2);
-  EXPECT_EQ(contiguous.visible_pairs[3], 1024 * 1025 / 2 + 3 * 1024 * 1024);
-  EXPECT_NEAR(contiguous.largest_over_mean, 1.75, 0.01);
-  EXPECT_LT(work(Layout::kStriped).largest_over_mean, 1.001);
-  EXPECT_LT(work(Layout::kZigzag).largest_over_mean, 1.001);
-  EXPECT_EQ(ComputeAttentionWork({}, 1, 1, {{}, {}}, {{}, {}}).largest_over_mean, 1.0);
+  const std::vector<double> contiguous = pairs(Layout::kContiguous);
+  EXPECT_EQ(contiguous[0], 1024 * 1025 / 2);
+  EXPECT_EQ(contiguous[3], 1024 * 1025 / 2 + 3 * 1024 * 1024);
+  EXPECT_NEAR(LargestOverMean(contiguous), 1.75, 0.01);
+  EXPECT_LT(LargestOverMean(pairs(Layout::kStriped)), 1.001);
+  EXPECT_LT(LargestOverMean(pairs(Layout::kZigzag)), 1.001);
+  EXPECT_EQ(LargestOverMean(std::vector<double>{0, 0}), 1.0);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <nlohmann/json.hpp>
 #include <system_error>
@@ -12,12 +13,16 @@
 
 namespace ringwise {
 
-double TrainFlopsPerToken(const ModelConfig& config, int64_t context) {
-  constexpr double kCausal = 0.5;
-  const auto attention = 12.0 *
-                         static_cast<double>(config.layers * config.heads * config.head_dim) *
-                         static_cast<double>(context) * kCausal;
+double TrainFlopsPerToken(const ModelConfig& config, double keys) {
+  const auto attention =
+      12.0 * static_cast<double>(config.layers * config.heads * config.head_dim) * keys;
   return 6.0 * static_cast<double>(MatrixParameters(config)) + attention;
+}
+
+double MeanKeys(const ModelConfig& config, int64_t context) {
+  const auto all = static_cast<double>(context);
+  const auto window = config.window > 0 ? std::min(static_cast<double>(config.window), all) : all;
+  return window - window * (window - 1) / (2 * all) - 0.5;
 }
 
 std::string ToJson(const StepRecord& record) {

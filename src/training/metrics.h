@@ -11,9 +11,12 @@
 namespace ringwise {
 
 // Floating-point operations that training on one token costs by the formula of docs/training.md: 6
-// a parameter in matrix products, the output head included, and 12 layers heads head_dim context
-// for attention, halved because it is causal. Recomputation does not count.
-double TrainFlopsPerToken(const ModelConfig& config, int64_t context);
+// a parameter in matrix products, the output head included, and 12 layers heads head_dim keys for
+// attention, with the keys that a token sees on average, itself counted half. Recomputation does
+// not count.
+double TrainFlopsPerToken(const ModelConfig& config, double keys);
+// Those keys where no documents are hidden: half the context, or fewer within a window.
+double MeanKeys(const ModelConfig& config, int64_t context);
 
 // One line of metrics.jsonl: a step.
 struct StepRecord {
@@ -29,7 +32,7 @@ struct StepRecord {
   double seconds = 0;        // this step's
   int64_t context = 0;
   double rope_theta = 0;
-  double attention_work = 1;           // pairs of the busiest rank of a ring over the mean
+  double attention_work = 1;           // pairs of the busiest rank over the mean
   int64_t bytes_sent = 0;              // by all ranks around their rings, this step
   MemoryMeter::Reading peak_bytes;     // of the rank that holds most, since the start
   std::optional<double> heldout_loss;  // where this step was followed by an evaluation

@@ -3,20 +3,23 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <csignal>
 #include <cstddef>
 #include <future>
 #include <numbers>
+#include <numeric>
 
+#include "ring/attention_work.h"
 #include "ringwise/error.h"
 #include "ringwise/evaluate.h"
 #include "ringwise/model_folder.h"
+#include "ringwise/random.h"
 #include "training/mesh_memory.h"
 #include "training/mesh_peak.h"
 #include "training/run_folder.h"
 #include "training/signals.h"
+#include "transformer/model_mask.h"
 
 namespace ringwise {
 namespace {
@@ -31,6 +34,9 @@ constexpr double kEarlyPeakShare = 0.05;
 
 // Signs of life that the ranks waiting for rank 0's own work get within their --timeout.
 constexpr double kSignsOfLife = 4;
+
+// Names the use of randomness here, so that it does not repeat that of others.
+constexpr uint64_t kDropoutStream = 0x64726f706f757400;
 
 // Separate random streams for each phase's data order.
 uint64_t PhaseSeed(uint64_t seed, int64_t phase) {
@@ -219,9 +225,13 @@ double RankTrainer::PhaseTheta() const {
 void RankTrainer::EnterPhase() {
   const bool moved = schedule_->Advance();
   if (reader_ && !moved) return;
-  reader_ = std::make_unique<SequenceReader>(corpus_.train(), phase().context,
-                                             PhaseSeed(options_.seed, state_.phase),
-                                             options_.layout, rank_.ring.size(), rank_.ring.rank());
+  reader_ = std::make_unique<SequenceReader>(
+      corpus_.train(), SequenceReader::Options{.context = phase().context,
+                                               .seed = PhaseSeed(options_.seed, state_.phase),
+                                               .layout = options_.layout,
+                                               .ring_size = rank_.ring.size(),
+                                               .ring_rank = rank_.ring.rank(),
+                                               .hides_documents = options_.document_mask});
 }
 
 void RankTrainer::SamplePeak() {
@@ -244,6 +254,22 @@ void RankTrainer::SampleLastPeak(StepRecord& record) {
   record.peak_flops = peak_flops_;
 }
 
+// A function of the run's seed and the step; each layer derives its own seed from it.
+Dropout RankTrainer::StepDropout(int64_t first_sequence) const {
+  if (options_.dropout == 0) return {};
+  return {.probability = options_.dropout,
+          .seed = DeriveSeed(options_.seed, kDropoutStream + static_cast<uint64_t>(state_.step)),
+          .first_batch = first_sequence};
+}
+
+double RankTrainer::VisiblePairsOf(const TokenBatch& batch) const {
+  Mask mask = ModelMask(model_->config());
+  mask.segments = batch.documents;
+  const Positions& mine = batch.positions[static_cast<size_t>(rank_.ring.rank())];
+  const Positions all = {{0, phase().context, 1}};
+  return static_cast<double>(VisiblePairs(mask, batch.batch, 1, mine, all));
+}
+
 RankTrainer::StepSums RankTrainer::ForwardBackward() {
   const int64_t groups = rank_.data_parallel.size();
   const int64_t batch = phase().batch;
@@ -252,11 +278,13 @@ RankTrainer::StepSums RankTrainer::ForwardBackward() {
       static_cast<float>(1.0 / static_cast<double>(sequences * phase().context));
   const double theta = PhaseTheta();
   StepSums sums;
+  double pairs = 0;
   model_->ZeroGradients();
   for (int64_t pass = 0; pass < options_.accumulate; ++pass) {
-    const int64_t first =
-        state_.phase_sequences + (pass * groups + rank_.data_parallel.rank()) * batch;
-    const TokenBatch tokens = reader_->Read(first, batch);
+    const int64_t first = (pass * groups + rank_.data_parallel.rank()) * batch;  // of the step's
+    TokenBatch tokens = reader_->Read(state_.phase_sequences + first, batch);
+    tokens.dropout = StepDropout(first);
+    pairs += VisiblePairsOf(tokens);
     const LossSum loss =
         model_->ForwardBackward(rank_.ring, tokens, theta, options_.recompute, gradient_scale);
     sums.nats += loss.nats;
@@ -267,14 +295,17 @@ RankTrainer::StepSums RankTrainer::ForwardBackward() {
 
   const auto caught = [](int signal) { return SignalCatcher::Caught(signal) ? 1.0 : 0.0; };
   const int64_t sent = rank_.ring.bytes_sent();
-  std::array<double, 8> values = {sums.nats,
-                                  static_cast<double>(sums.targets),
-                                  static_cast<double>(sums.bytes),
-                                  static_cast<double>(sent - bytes_sent_before_),
-                                  leads() ? SecondsHere() : 0.0,
-                                  caught(SIGTERM),
-                                  caught(SIGINT),
-                                  caught(SIGUSR1)};
+  std::vector<double> values = {sums.nats,
+                                static_cast<double>(sums.targets),
+                                static_cast<double>(sums.bytes),
+                                static_cast<double>(sent - bytes_sent_before_),
+                                leads() ? SecondsHere() : 0.0,
+                                caught(SIGTERM),
+                                caught(SIGINT),
+                                caught(SIGUSR1)};
+  const size_t shared = values.size();  // then a place for each rank's pairs
+  values.resize(shared + static_cast<size_t>(rank_.world.size()));
+  values[shared + static_cast<size_t>(rank_.world.rank())] = pairs;
   bytes_sent_before_ = sent;
   rank_.world.AllReduceSum(std::span<double>(values));
   sums.nats = values[0];
@@ -282,6 +313,9 @@ RankTrainer::StepSums RankTrainer::ForwardBackward() {
   sums.bytes = std::llround(values[2]);
   sums.bytes_sent = std::llround(values[3]);
   sums.seconds = values[4];
+  const auto by_rank = std::span<const double>(values).subspan(shared);
+  sums.pairs = std::accumulate(by_rank.begin(), by_rank.end(), 0.0);
+  sums.attention_work = LargestOverMean(by_rank);
   if (values[7] > 0) sums.signal = StopReason::kUser1;
   if (values[6] > 0) sums.signal = StopReason::kInterrupt;
   if (values[5] > 0) sums.signal = StopReason::kTerminate;
@@ -351,14 +385,14 @@ StepRecord RankTrainer::Step(std::optional<StopReason>& stop) {
   record.tokens = sums.targets;
   record.seconds = Seconds(Clock::now() - begin);
   record.tokens_per_second = static_cast<double>(record.tokens) / record.seconds;
-  record.mfu = record.tokens_per_second * TrainFlopsPerToken(model_->config(), phase().context) /
-               peak_flops_;
+  const double keys = sums.pairs / static_cast<double>(sums.targets) - 0.5;
+  record.mfu = record.tokens_per_second * TrainFlopsPerToken(model_->config(), keys) / peak_flops_;
   record.peak_flops = peak_flops_;
   record.learning_rate = rate;
   record.gradient_norm = norm;
   record.context = phase().context;
   record.rope_theta = PhaseTheta();
-  record.attention_work = reader_->attention_work();
+  record.attention_work = sums.attention_work;
   record.bytes_sent = sums.bytes_sent;
   return record;
 }
@@ -370,6 +404,7 @@ void RankTrainer::EvaluateHeldout(StepRecord& record) {
   options.layout = options_.layout;
   options.max_tokens = options_.eval_tokens;
   options.rope_theta = PhaseTheta();
+  options.document_mask = options_.document_mask;
   options.progress = [&](int64_t done, int64_t in_all) {
     progress_.Note(
         fmt::format("step {}  held-out loss: {} of {} tokens", state_.step, done, in_all));
@@ -402,6 +437,7 @@ void RankTrainer::Save() {
   LeadAlone([&] {
     ModelConfig config = model_->config();
     config.rope_theta = PhaseTheta();
+    config.attention_dropout = options_.dropout;
     // A model from --init was trained on its own longest context too.
     config.max_positions =
         options_.init.empty() ? phase().context : std::max(state_.rope_reference, phase().context);

@@ -42,6 +42,8 @@ class RankTrainer {
     int64_t targets = 0;
     int64_t bytes = 0;  // targets that are no separators
     int64_t bytes_sent = 0;
+    double pairs = 0;                           // of queries and keys that see each other, a head
+    double attention_work = 1;                  // the busiest rank's over the mean
     double seconds = 0;                         // of this process's training, by rank 0's clock
     StopReason signal = StopReason::kFinished;  // kFinished: none
   };
@@ -63,6 +65,9 @@ class RankTrainer {
 
   StepRecord Step(std::optional<StopReason>& stop);
   StepSums ForwardBackward();
+  // Of a pass that begins with this sequence of the step.
+  Dropout StepDropout(int64_t first_sequence) const;
+  double VisiblePairsOf(const TokenBatch& batch) const;  // of this rank's queries, a head
   void CheckFinite(const StepSums& sums, double gradient_norm) const;
   void CheckFiniteState(const StepRecord& record) const;
   std::string LastGood() const;

@@ -60,7 +60,8 @@ double RunSchedule::LearningRate() const {
 double RunSchedule::RemainingSeconds(double step_seconds, const ModelConfig& config) const {
   if (timed()) return options_.max_seconds - state_.seconds;
   const auto cost = [&](const ContextPhase& p) {
-    return static_cast<double>(p.batch * p.context) * TrainFlopsPerToken(config, p.context);
+    return static_cast<double>(p.batch * p.context) *
+           TrainFlopsPerToken(config, MeanKeys(config, p.context));
   };
   auto steps = static_cast<double>(phase().steps - state_.phase_step);
   for (size_t p = static_cast<size_t>(state_.phase) + 1; p < phases_.size(); ++p) {

@@ -114,6 +114,8 @@ void Validate(const TrainOptions& options) {
   RequireAtLeast("max-seconds", options.max_seconds, 0.0);
   Require(options.heldout_fraction >= 0 && options.heldout_fraction < 1,
           fmt::format("--heldout must be in [0, 1), found {}", options.heldout_fraction));
+  Require(options.dropout >= 0 && options.dropout < 1,
+          fmt::format("--dropout must be in [0, 1), found {}", options.dropout));
   CheckSchedule(options);
   Require(
       options.resume.empty() || options.out.empty(),
@@ -122,6 +124,7 @@ void Validate(const TrainOptions& options) {
   const ModelConfig& model = options.model;
   RequireAtLeast<int64_t>("heads", model.heads, 1);
   RequireAtLeast<int64_t>("kv-heads", model.kv_heads, 1);
+  RequireAtLeast<int64_t>("window", model.window, 0);
   Require(model.heads % model.kv_heads == 0,
           fmt::format("--heads must be a multiple of --kv-heads, found {} and {}", model.heads,
                       model.kv_heads));
@@ -174,6 +177,8 @@ std::string ToToml(const TrainOptions& options) {
   number("rope-theta", options.model.rope_theta);
   number("norm-eps", options.model.rms_norm_eps);
   number("tied-embeddings", options.model.tied_embeddings);
+  number("window", options.model.window);
+  number("document-mask", options.document_mask);
   number("learning-rate", options.learning_rate);
   number("learning-rate-floor", options.learning_rate_floor);
   number("warmup", options.warmup);
@@ -182,6 +187,7 @@ std::string ToToml(const TrainOptions& options) {
   number("beta2", options.beta2);
   number("epsilon", options.epsilon);
   number("clip", options.clip);
+  number("dropout", options.dropout);
   number("seed", options.seed);
   number("heldout", options.heldout_fraction);
   number("eval-every", options.eval_every);

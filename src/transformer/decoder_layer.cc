@@ -6,13 +6,15 @@
 #include "kernels/rms_norm.h"
 #include "kernels/rotary.h"
 #include "kernels/swiglu.h"
+#include "ringwise/random.h"
 
 namespace ringwise {
 
 DecoderLayer::DecoderLayer(Gemm& gemm, const ModelConfig& config, const LayerParameters& parameters,
-                           DType compute)
+                           int64_t index, DType compute)
     : context_(gemm.context()),
       config_(config),
+      index_(index),
       qkv_(gemm, {parameters.query, parameters.key, parameters.value}, compute),
       output_(gemm, {parameters.output}, compute),
       gate_up_(gemm, {parameters.gate, parameters.up}, compute),
@@ -128,7 +130,7 @@ void DecoderLayer::Attend(const SequenceShard& shard, BlockWorkspace& work, Tens
     const AttentionViews heads = Heads(shard, qkv, group);
     logsumexp.emplace_back(context_.meter, MemoryCategory::kActivations, DType::kF32,
                            Shape{shard.batch, heads.query.shape[2], shard.length});
-    RingAttentionForward(context_, shard.ring, shard.attention,
+    RingAttentionForward(context_, shard.ring, OptionsOf(shard, group),
                          {heads.query, heads.key, heads.value},
                          {OutputHeads(shard, attention, group), logsumexp.back().view()});
   }
@@ -144,7 +146,7 @@ void DecoderLayer::BackwardAttention(const SequenceShard& shard, BlockWorkspace&
     const AttentionViews heads = Heads(shard, saved.qkv, group);
     const AttentionViews gradients = Heads(shard, qkv_gradient, group);
     RingAttentionBackward(
-        context_, shard.ring, shard.attention, {heads.query, heads.key, heads.value},
+        context_, shard.ring, OptionsOf(shard, group), {heads.query, heads.key, heads.value},
         {OutputHeads(shard, saved.attention, group), saved.logsumexp[group].view(),
          OutputHeads(shard, attention_gradient, group)},
         {gradients.query, gradients.key, gradients.value});
@@ -155,10 +157,22 @@ void DecoderLayer::BackwardAttention(const SequenceShard& shard, BlockWorkspace&
   Rotate(shard, 0, saved.qkv.view(), true);
 }
 
+RingAttentionOptions DecoderLayer::OptionsOf(const SequenceShard& shard, int64_t group) const {
+  RingAttentionOptions options = shard.attention;
+  if (options.dropout.probability == 0) return options;
+  // The same for every number of groups: recomputing passes may have another.
+  options.dropout.seed = DeriveSeed(options.dropout.seed, static_cast<uint64_t>(index_));
+  options.dropout.first_head = KeyHeads(shard, group).begin * (config_.heads / config_.kv_heads);
+  return options;
+}
+
+Range DecoderLayer::KeyHeads(const SequenceShard& shard, int64_t group) const {
+  return SplitRange(config_.kv_heads, static_cast<int>(shard.head_groups), static_cast<int>(group));
+}
+
 DecoderLayer::AttentionViews DecoderLayer::Heads(const SequenceShard& shard, Tensor& qkv,
                                                  int64_t group) const {
-  const Range keys =
-      SplitRange(config_.kv_heads, static_cast<int>(shard.head_groups), static_cast<int>(group));
+  const Range keys = KeyHeads(shard, group);
   const int64_t share = config_.heads / config_.kv_heads;
   const int64_t first_key = config_.heads;
   const int64_t first_value = first_key + config_.kv_heads;
@@ -169,8 +183,7 @@ DecoderLayer::AttentionViews DecoderLayer::Heads(const SequenceShard& shard, Ten
 
 TensorView DecoderLayer::OutputHeads(const SequenceShard& shard, Tensor& attention,
                                      int64_t group) const {
-  const Range keys =
-      SplitRange(config_.kv_heads, static_cast<int>(shard.head_groups), static_cast<int>(group));
+  const Range keys = KeyHeads(shard, group);
   const int64_t share = config_.heads / config_.kv_heads;
   return HeadView(shard, attention, keys.begin * share, keys.size() * share);
 }

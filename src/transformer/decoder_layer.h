@@ -32,8 +32,9 @@ struct LayerSaved {
 // Backward are collective over the ring.
 class DecoderLayer {
  public:
+  // Layer `index` of the model.
   DecoderLayer(Gemm& gemm, const ModelConfig& config, const LayerParameters& parameters,
-               DType compute);
+               int64_t index, DType compute);
 
   void WeightsChanged();
 
@@ -56,6 +57,10 @@ class DecoderLayer {
   Tensor ProjectQkv(const SequenceShard& shard, BlockWorkspace& work, const Tensor& x);
   void Attend(const SequenceShard& shard, BlockWorkspace& work, Tensor& qkv, Tensor& attention,
               std::vector<Tensor>& logsumexp);
+  // The key/value heads of one group.
+  Range KeyHeads(const SequenceShard& shard, int64_t group) const;
+  // Of attention to the heads of one group, in this layer.
+  RingAttentionOptions OptionsOf(const SequenceShard& shard, int64_t group) const;
   // Views [batch, length, heads, head_dim] of the heads of one group.
   AttentionViews Heads(const SequenceShard& shard, Tensor& qkv, int64_t group) const;
   // The same of attention's output, or its gradient.
@@ -79,6 +84,7 @@ class DecoderLayer {
 
   Context& context_;
   const ModelConfig config_;
+  const int64_t index_;
   Linear qkv_;
   Linear output_;
   Linear gate_up_;

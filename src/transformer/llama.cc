@@ -11,6 +11,7 @@
 #include "ringwise/error.h"
 #include "transformer/decoder_layer.h"
 #include "transformer/embedding.h"
+#include "transformer/model_mask.h"
 #include "transformer/output_head.h"
 #include "transformer/parameters.h"
 #include "transformer/row_blocks.h"
@@ -38,7 +39,7 @@ class Llama::Impl {
         outer_(ParametersOutsideLayers(parameters_, config_)),
         head_(gemm_, config_, *outer_.final_norm, *outer_.head, compute) {
     for (int64_t layer = 0; layer < config.layers; ++layer) {
-      layers_.emplace_back(gemm_, config_, ParametersOfLayer(parameters_, layer), compute);
+      layers_.emplace_back(gemm_, config_, ParametersOfLayer(parameters_, layer), layer, compute);
     }
   }
 
@@ -141,11 +142,17 @@ class Llama::Impl {
         throw UsageError(fmt::format("a token must be in [0, {}), found {}", config_.vocab, token));
       }
     }
+    if (batch.documents && batch.documents->batch() != batch.batch) {
+      throw ShapeError(fmt::format("a batch of {} sequences needs the documents of each, found {}",
+                                   batch.batch, batch.documents->batch()));
+    }
     if (!std::isfinite(rope_theta) || rope_theta <= 0) {
       throw UsageError(fmt::format("rope_theta must be a positive number, found {}", rope_theta));
     }
     RingAttentionOptions attention;
-    attention.mask.causal = true;
+    attention.mask = ModelMask(config_);
+    attention.mask.segments = batch.documents;
+    attention.dropout = batch.dropout;
     attention.query_positions = batch.positions;
     attention.key_positions = batch.positions;
     int64_t sequence = 0;

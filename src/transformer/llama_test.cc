@@ -6,6 +6,7 @@
 #include <cmath>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -42,6 +43,7 @@ struct Pass {
   int64_t batch = 2;
   int64_t context = 45;
   float gradient_scale = 0.5f;
+  std::vector<int64_t> ends;  // of the documents in each sequence, but the last; none: no documents
   std::function<void(Llama&)> change;  // of the parameters, before the pass
 };
 
@@ -55,6 +57,25 @@ struct Result {
 int32_t TokenAt(const ModelConfig& config, int64_t sequence, int64_t position) {
   Random random(5, static_cast<uint64_t>(sequence), static_cast<uint64_t>(position));
   return static_cast<int32_t>(random.Below(static_cast<uint64_t>(config.vocab)));
+}
+
+Segments DocumentsOf(const Pass& run) {
+  Segments documents;
+  int64_t begin = 0;
+  for (const int64_t end : run.ends) {
+    documents.push_back({begin, end, static_cast<int32_t>(documents.size())});
+    begin = end;
+  }
+  documents.push_back({begin, run.context, static_cast<int32_t>(documents.size())});
+  return documents;
+}
+
+// A window and documents, so that no part of the mask is whole.
+Pass MaskedPass() {
+  Pass run;
+  run.config.window = 9;
+  run.ends = {4, 5, 26};
+  return run;
 }
 
 Result Execute(const Pass& run) {
@@ -89,6 +110,10 @@ Result Execute(const Pass& run) {
     }
     batch.tokens = tokens;
     batch.targets = targets;
+    if (!run.ends.empty()) {
+      const std::vector<Segments> sequences(static_cast<size_t>(run.batch), DocumentsOf(run));
+      batch.documents = std::make_shared<SegmentMap>(sequences, sequences);
+    }
     const LossSum forward = model.Forward(rank.ring, batch, kTheta);
     rank.context.meter.ResetPeak();
     const LossSum loss =
@@ -129,9 +154,9 @@ double LargestError(const Result& actual, const Result& expected) {
 }
 
 TEST(Llama, GradientsAreTheSlopeOfTheLoss) {
-  for (const bool tied : {false, true}) {
-    Pass run;
-    run.config = SmallConfig(tied);
+  Pass tied;
+  tied.config = SmallConfig(true);
+  for (Pass run : {Pass(), tied, MaskedPass()}) {
     run.gradient_scale = 1;
     const Result at = Execute(run);
     EXPECT_EQ(at.loss.nats, at.forward_loss.nats);
@@ -165,7 +190,7 @@ TEST(Llama, GradientsAreTheSlopeOfTheLoss) {
 
 TEST(Llama, RecomputationChangesNoBit) {
   for (const DType compute : {DType::kF32, DType::kBF16}) {
-    Pass run;
+    Pass run = MaskedPass();
     run.compute = compute;
     run.ring = 2;
     run.threads = 2;
@@ -180,19 +205,60 @@ TEST(Llama, RecomputationChangesNoBit) {
 }
 
 TEST(Llama, RingAndLayoutChangeOnlyRounding) {
-  Pass run;
-  const Result one = Execute(run);
-  EXPECT_EQ(one.loss.tokens, 2 * (45 - 6));
-  for (const int ring : {2, 3, 5}) {
-    for (const Layout layout : {Layout::kContiguous, Layout::kStriped, Layout::kZigzag}) {
-      run.ring = ring;
-      run.layout = layout;
-      run.recompute = Recompute::kAttention;
-      const Result many = Execute(run);
-      EXPECT_EQ(many.loss.tokens, one.loss.tokens);
-      EXPECT_NEAR(many.loss.nats, one.loss.nats, 1e-6 * one.loss.nats);
-      EXPECT_LT(LargestError(many, one), 1e-5) << ring << " " << Name(layout);
+  for (Pass run : {Pass(), MaskedPass()}) {
+    const Result one = Execute(run);
+    EXPECT_EQ(one.loss.tokens, 2 * (45 - 6));
+    for (const int ring : {2, 3, 5}) {
+      for (const Layout layout : {Layout::kContiguous, Layout::kStriped, Layout::kZigzag}) {
+        run.ring = ring;
+        run.layout = layout;
+        run.recompute = Recompute::kAttention;
+        const Result many = Execute(run);
+        EXPECT_EQ(many.loss.tokens, one.loss.tokens);
+        EXPECT_NEAR(many.loss.nats, one.loss.nats, 1e-6 * one.loss.nats);
+        EXPECT_LT(LargestError(many, one), 1e-5) << ring << " " << Name(layout);
+      }
     }
+  }
+}
+
+// Rows of tokens [begin, end) of sequence 0, at positions from 0.
+std::vector<float> LogitsOf(const ModelConfig& config, int64_t begin, int64_t end,
+                            const Segments& documents) {
+  std::vector<float> logits(static_cast<size_t>((end - begin) * config.vocab));
+  Launch({.ring = 1, .data_parallel = 1, .threads = 1}, [&](Rank& rank) {
+    Llama model(rank.context, config, DType::kF32);
+    model.Initialize(9);
+    std::vector<int32_t> tokens;
+    for (int64_t i = begin; i < end; ++i) tokens.push_back(TokenAt(config, 0, i));
+    TokenBatch batch{1, tokens, tokens, {{{0, end - begin, 1}}}};
+    if (!documents.empty()) {
+      const std::vector<Segments> sequences = {documents};
+      batch.documents = std::make_shared<SegmentMap>(sequences, sequences);
+    }
+    model.Logits(rank.ring, batch, kTheta,
+                 {logits.data(), DType::kF32, {end - begin, config.vocab}});
+  });
+  return logits;
+}
+
+// Rotary embedding is relative: where a document stands in the sequence does not matter either.
+TEST(Llama, PackedDocumentsAreAsIfAlone) {
+  for (const int64_t window : {0, 9}) {
+    ModelConfig config = SmallConfig(false);
+    config.window = window;
+    const std::vector<float> packed = LogitsOf(config, 0, 70, {{0, 31, 0}, {31, 70, 1}});
+    std::vector<float> alone = LogitsOf(config, 0, 31, {});
+    const std::vector<float> second = LogitsOf(config, 31, 70, {});
+    alone.insert(alone.end(), second.begin(), second.end());
+    ASSERT_EQ(packed.size(), alone.size());
+    double error = 0;
+    double largest = 0;
+    for (size_t i = 0; i < packed.size(); ++i) {
+      error = std::max(error, std::abs(static_cast<double>(packed[i]) - alone[i]));
+      largest = std::max(largest, std::abs(static_cast<double>(alone[i])));
+    }
+    EXPECT_LT(error, 1e-5 * largest) << "window " << window;
   }
 }
 
@@ -261,6 +327,10 @@ TEST(Llama, RejectsWhatDoesNotFit) {
     tokens[2] = 3;
     EXPECT_NO_THROW(model.Forward(rank.ring, batch, kTheta));
     EXPECT_THROW(model.Forward(rank.ring, batch, 0), UsageError);
+    const std::vector<Segments> two = {{{0, 3, 0}}, {{0, 3, 0}}};
+    batch.documents = std::make_shared<SegmentMap>(two, two);
+    EXPECT_THROW(model.Forward(rank.ring, batch, kTheta), ShapeError);
+    batch.documents.reset();
     batch.positions = {{{0, 4, 1}}};
     EXPECT_THROW(model.Forward(rank.ring, batch, kTheta), ShapeError);
     batch.positions.clear();

@@ -11,7 +11,7 @@ namespace ringwise {
 // `length` rows of each of `batch` sequences, one sequence after the other.
 struct SequenceShard {
   Communicator& ring;
-  RingAttentionOptions attention;  // mask and positions of every rank
+  RingAttentionOptions attention;  // mask, positions of every rank, dropout of the whole model
   double rope_theta = 0;
   int64_t batch = 0;
   int64_t length = 0;
