@@ -3,16 +3,19 @@
 #include <algorithm>
 #include <bit>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "attention/backward_block.h"
 #include "attention/backward_plan.h"
 #include "attention/backward_workspace.h"
 #include "attention/query_gradient.h"
+#include "attention/score_terms.h"
 #include "attention/shard_attention.h"
 #include "attention/tile_operands.h"
 #include "attention/tile_view.h"
 #include "attention/tiling.h"
+#include "kernels/dropout_bits.h"
 #include "kernels/tile_kernels.h"
 #include "kernels/transpose.h"
 
@@ -24,6 +27,9 @@ struct BackwardProblem {
   Mask mask;
   double scale = 0;
   float scale_base2 = 0;
+  ScoreTerms terms;
+  Dropout dropout;
+  std::optional<TensorView> bias_gradient;
   ConstTensorView query;
   ConstTensorView output_gradient;
   int64_t q_len = 0;
@@ -41,7 +47,8 @@ struct BackwardProblem {
 //   dV[keys, value_dim] += P^T dO         dK[keys, head_dim] += dS^T Q
 //   dQ^T[head_dim, queries] += K^T dS^T
 //
-// The scale of dK and dQ is applied once, when they leave.
+// The scale of dK and dQ is applied once, when they leave, and so is the 1 / (1 - p) of dropout to
+// dV. With softcap, dS is the gradient of what is capped; before that it is the bias's.
 template <class Storage, class Operand>
 class BackwardWalk {
  public:
@@ -51,6 +58,7 @@ class BackwardWalk {
         kernels_(kernels),
         head_dim_(static_cast<int>(problem.shape.head_dim)),
         value_dim_(static_cast<int>(problem.shape.value_dim)),
+        dropout_factor_(static_cast<float>(1 / (1 - problem.dropout.probability))),
         tile_rows_(BackwardTileRows(problem.shape)) {
     Arena arena(workspace);
     work_ = Workspace::Lay(problem.shape, arena);
@@ -91,7 +99,9 @@ class BackwardWalk {
       const auto scale = static_cast<float>(problem_.scale);
       for (int64_t i = 0; i < head_dim_; ++i)
         dk[i] += scale * work_.dk.data[row * work_.dk.stride + i];
-      for (int64_t i = 0; i < value_dim_; ++i) dv[i] += work_.dv.data[row * work_.dv.stride + i];
+      for (int64_t i = 0; i < value_dim_; ++i) {
+        dv[i] += dropout_factor_ * work_.dv.data[row * work_.dv.stride + i];
+      }
     }
   }
 
@@ -158,9 +168,9 @@ class BackwardWalk {
                        kRowGroup<Operand>);
     }
     const int64_t batch_head = plane.batch * problem_.shape.heads + plane.head;
-    if (!FiniteWhereHidden(tile, panels, queries)) {
+    if (!FiniteWhereUnused(tile, panels, queries)) {
       for (int p = 0; p < panel_count; ++p) {
-        AttendPairs(tile, panels[p], p, dq.At(copy, batch_head, panels[p].queries.begin));
+        AttendPairs(plane, tile, panels[p], p, dq.At(copy, batch_head, panels[p].queries.begin));
       }
       return;
     }
@@ -177,7 +187,9 @@ class BackwardWalk {
         last = p + 1;
       }
       if (first >= last) continue;
-      for (int p = first; p < last; ++p) MakeScoreGradients(tile, panels[p], p, step, views[p]);
+      for (int p = first; p < last; ++p) {
+        MakeScoreGradients(plane, tile, panels[p], p, step, views[p]);
+      }
       const auto queries_end =
           static_cast<int>(std::min<int64_t>(queries.count(), int64_t{last} * kPanel));
       AddRowGradients(step, work_.p, work_.d_output, first * kPanel, queries_end, work_.dv);
@@ -190,15 +202,17 @@ class BackwardWalk {
     }
   }
 
-  // Whether every panel that is not wholly visible has finite factors: see AllFinite.
-  bool FiniteWhereHidden(const KeyTile& tile, const TileView* panels,
+  // Whether all factors of zeros are finite, those of hidden and of dropped pairs: see AllFinite.
+  bool FiniteWhereUnused(const KeyTile& tile, const TileView* panels,
                          const RowBlock& queries) const {
-    if (std::none_of(panels, panels + kBackwardPanels,
-                     [](const TileView& view) { return view.visible != nullptr; })) {
-      return true;
+    const bool hides = problem_.terms.hides() ||
+                       std::any_of(panels, panels + kBackwardPanels,
+                                   [](const TileView& v) { return v.visible != nullptr; });
+    if (hides && !(AllFinite(tile.keys, tile.count, head_dim_) && Finite(work_.query, queries))) {
+      return false;
     }
-    return AllFinite(tile.keys, tile.count, head_dim_) && Finite(work_.query, queries) &&
-           Finite(work_.d_output, queries);
+    const bool drops = problem_.dropout.probability != 0;
+    return !(hides || drops) || Finite(work_.d_output, queries);
   }
   bool Finite(const QueryOperands<Operand>& operands, const RowBlock& queries) const {
     const Rows<const Operand> packed{operands.rows, kBackwardQueryBlock * kPanel};
@@ -207,23 +221,26 @@ class BackwardWalk {
   }
 
   // One panel against the tile, all products over visible pairs alone.
-  void AttendPairs(const KeyTile& tile, const TileView& panel, int p,
+  void AttendPairs(const MaskPlane& plane, const KeyTile& tile, const TileView& panel, int p,
                    QueryGradient::Panel dq) const {
-    const auto columns = static_cast<int>(panel.queries.count());
     for (int begin = 0; begin < tile.count; begin += kBackwardStep) {
       const VisibleRows step{begin, std::min(begin + kBackwardStep, tile.count)};
       const TileView::Step view = panel.At(step);
       if (view.empty()) continue;
-      MakeScoreGradients(tile, panel, p, step, view);
-      for (int row = view.rows.begin; row < view.rows.end; ++row) {
-        uint64_t left = ~uint64_t{0} >> (kPanel - columns);
-        if (view.visible != nullptr) left &= view.visible[row - view.rows.begin];
-        for (; left != 0; left &= left - 1) AddPair(tile, p, step, row, std::countr_zero(left), dq);
+      const ScoreTile scores = MakeScoreGradients(plane, tile, panel, p, step, view);
+      for (int i = 0; i < scores.rows; ++i) {
+        const uint64_t visible = ~uint64_t{0} >> (kPanel - scores.columns) &
+                                 (scores.visible == nullptr ? ~uint64_t{0} : scores.visible[i]);
+        const uint64_t kept = scores.kept == nullptr ? visible : scores.kept[i];
+        for (uint64_t left = visible; left != 0; left &= left - 1) {
+          const int column = std::countr_zero(left);
+          AddPair(tile, p, step, view.rows.begin + i, column, (kept >> column & 1) != 0, dq);
+        }
       }
     }
   }
 
-  void AddPair(const KeyTile& tile, int p, VisibleRows step, int row, int column,
+  void AddPair(const KeyTile& tile, int p, VisibleRows step, int row, int column, bool kept,
                QueryGradient::Panel dq) const {
     const int64_t query = p * kPanel + column;
     const auto power =
@@ -231,7 +248,7 @@ class BackwardWalk {
     const auto gradient = static_cast<float>(work_.ds[row * kBackwardQueryBlock + query]);
     float* dk = work_.dk.data + row * work_.dk.stride;
     float* dv = work_.dv.data + row * work_.dv.stride;
-    for (int64_t i = 0; i < value_dim_; ++i) dv[i] += power * work_.d_output.At(query, i);
+    for (int64_t i = 0; kept && i < value_dim_; ++i) dv[i] += power * work_.d_output.At(query, i);
     for (int64_t i = 0; i < head_dim_; ++i) {
       dk[i] += gradient * work_.query.At(query, i);
       dq.data[i * dq.stride + column] +=
@@ -239,9 +256,10 @@ class BackwardWalk {
     }
   }
 
-  // P and dS of the key rows of one step and panel, zero in rows outside `view`.
-  void MakeScoreGradients(const KeyTile& tile, const TileView& panel, int p, VisibleRows step,
-                          const TileView::Step& view) const {
+  // P and dS of the key rows of one step and panel, zero in rows outside `view`. Returns which of
+  // its pairs are visible and kept.
+  ScoreTile MakeScoreGradients(const MaskPlane& plane, const KeyTile& tile, const TileView& panel,
+                               int p, VisibleRows step, const TileView::Step& view) const {
     const auto [begin, end] = view.rows;
     Operand* p_step = work_.p + p * kPanel;
     Operand* ds_tile = work_.ds + p * kPanel;
@@ -250,12 +268,12 @@ class BackwardWalk {
       std::fill_n(p_step + (row - step.begin) * kBackwardQueryBlock, kPanel, Operand{});
       std::fill_n(ds_tile + row * kBackwardQueryBlock, kPanel, Operand{});
     }
-    if (view.empty()) return;
-    const ScoreTile scores{.scores = work_.scores,
-                           .rows = end - begin,
-                           .columns = static_cast<int>(panel.queries.count()),
-                           .scale = problem_.scale_base2,
-                           .visible = view.visible};
+    if (view.empty()) return {};
+    ScoreTile scores{.scores = work_.scores,
+                     .rows = end - begin,
+                     .columns = static_cast<int>(panel.queries.count()),
+                     .scale = problem_.scale_base2,
+                     .visible = view.visible};
     const auto multiply = [&](Rows<const Operand> rows, const QueryOperands<Operand>& queries,
                               float* product) {
       kernels_.product(rows.data + begin * rows.stride, rows.stride, queries.transposed[p], kPanel,
@@ -263,11 +281,46 @@ class BackwardWalk {
     };
     multiply(tile.keys, work_.query, work_.scores);
     multiply(tile.values, work_.d_output, work_.dp);
+    const RowBlock rows = Part(tile.block, begin, scores.rows);
+    const ScoreGradientTerms terms = ApplyTerms(plane, panel.queries, rows, scores);
     kernels_.softmax_gradient(
-        scores, {}, work_.dp, work_.logsumexp + p * kPanel, work_.delta + p * kPanel,
+        scores, terms, work_.dp, work_.logsumexp + p * kPanel, work_.delta + p * kPanel,
         p_step + (begin - step.begin) * kBackwardQueryBlock, ds_tile + begin * kBackwardQueryBlock,
         work_.packed_ds + begin * kBackwardQueryBlock + p * kPanel * kRowGroup<Operand>,
         kBackwardQueryBlock);
+    if (terms.unsloped != nullptr) {
+      AddBiasGradient(plane.batch, plane.head, panel.queries, rows, terms.unsloped,
+                      *problem_.bias_gradient);
+    }
+    return scores;
+  }
+
+  // Completes the scores of these keys, products so far, with all that the options add to them.
+  ScoreGradientTerms ApplyTerms(const MaskPlane& plane, const RowBlock& queries,
+                                const RowBlock& keys, ScoreTile& scores) const {
+    ScoreGradientTerms terms;
+    if (problem_.dropout.probability != 0) {
+      const DropoutStream stream(problem_.dropout, plane.batch, plane.head);
+      DropoutBits(stream, queries.positions, keys.positions, work_.kept);
+      scores.kept = work_.kept;
+      terms.dropout_factor = dropout_factor_;
+    }
+    if (problem_.terms.none()) return terms;
+    if (problem_.terms.hides()) {
+      if (scores.visible == nullptr) {
+        std::fill_n(work_.shown, scores.rows, ~uint64_t{0});
+      } else {
+        std::copy_n(scores.visible, scores.rows, work_.shown);
+      }
+      scores.visible = work_.shown;
+    }
+    if (problem_.terms.sloped()) terms.slopes = work_.slopes;
+    problem_.terms.Apply(plane.batch, plane.head, queries, keys, work_.scores,
+                         problem_.terms.sloped() ? work_.slopes : nullptr, work_.unsloped,
+                         work_.shown);
+    scores.scale = 1;
+    if (problem_.bias_gradient) terms.unsloped = work_.unsloped;
+    return terms;
   }
 
   // sum += left^T right over queries [first, last) of the block, of the key rows of one step:
@@ -304,6 +357,7 @@ class BackwardWalk {
   const TileKernels<Operand>& kernels_;
   const int head_dim_;
   const int value_dim_;
+  const float dropout_factor_;
   const int64_t tile_rows_;
   Workspace work_;
 };

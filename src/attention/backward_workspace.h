@@ -69,6 +69,11 @@ struct BackwardWorkspace {
   float* logsumexp = nullptr;               // [kBackwardQueryBlock], base 2
   float* delta = nullptr;                   // [kBackwardQueryBlock]
   uint64_t* visible[kBackwardPanels] = {};  // [tile rows]
+  // Of the key rows of a step, for options that need them:
+  float* slopes = nullptr;    // [kBackwardStep][kPanel]
+  float* unsloped = nullptr;  // [kBackwardStep][kPanel], and what is added to scores before
+  uint64_t* shown = nullptr;  // visible and not hidden by the bias
+  uint64_t* kept = nullptr;   // by dropout
   // Only if Storage widens:
   Operand* wide_queries = nullptr;  // [kBackwardQueryBlock][head_dim or value_dim]
   Operand* wide_keys = nullptr;     // [tile rows][head_dim]
@@ -93,6 +98,10 @@ struct BackwardWorkspace {
     work.logsumexp = arena.Take<float>(kBackwardQueryBlock);
     work.delta = arena.Take<float>(kBackwardQueryBlock);
     for (uint64_t*& bits : work.visible) bits = arena.Take<uint64_t>(tile_rows);
+    work.slopes = arena.Take<float>(kBackwardStep * kPanel);
+    work.unsloped = arena.Take<float>(kBackwardStep * kPanel);
+    work.shown = arena.Take<uint64_t>(kBackwardStep);
+    work.kept = arena.Take<uint64_t>(kBackwardStep);
     if constexpr (kWidens<Storage, Operand>) {
       work.wide_queries =
           arena.Take<Operand>(kBackwardQueryBlock * std::max(shape.head_dim, shape.value_dim));

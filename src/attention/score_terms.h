@@ -20,6 +20,8 @@ class ScoreTerms {
 
   // The score is scale * product and no more: Apply need not be called.
   bool none() const { return !capped_ && alibi_slopes_.empty() && !bias_; }
+  // Softcap: slopes are not all 1.
+  bool sloped() const { return capped_; }
   // An element of the bias may be -inf, which hides the pair as a mask does.
   bool hides() const { return bias_.has_value(); }
 

@@ -83,8 +83,11 @@ std::unique_ptr<ShardAttentionForward> MakeShardAttentionForward(Context& contex
                                                                  const AttentionOptions& options,
                                                                  ConstTensorView query,
                                                                  const Positions& query_positions);
+// `bias_gradient`, where it is asked for, is the view that Finish is given: Attend already sums up
+// in it, for it may be too large to hold twice.
 std::unique_ptr<ShardAttentionBackward> MakeShardAttentionBackward(
     Context& context, const AttentionShape& shape, const AttentionOptions& options,
-    ConstTensorView query, const AttentionSaved& saved, const Positions& query_positions);
+    ConstTensorView query, const AttentionSaved& saved, const Positions& query_positions,
+    const std::optional<TensorView>& bias_gradient = {});
 
 }  // namespace ringwise

@@ -28,7 +28,7 @@ class TiledBackward final : public ShardAttentionBackward {
  public:
   TiledBackward(Context& context, const AttentionShape& shape, const AttentionOptions& options,
                 ConstTensorView query, const AttentionSaved& saved,
-                const Positions& query_positions)
+                const Positions& query_positions, const std::optional<TensorView>& bias_gradient)
       : context_(context),
         saved_(saved),
         sinks_(options.sinks),
@@ -36,6 +36,9 @@ class TiledBackward final : public ShardAttentionBackward {
                  .mask = options.mask,
                  .scale = Scale(shape, options),
                  .scale_base2 = ScaleToBase2(shape, options),
+                 .terms = ScoreTerms(shape, options),
+                 .dropout = options.dropout,
+                 .bias_gradient = bias_gradient,
                  .query = query,
                  .output_gradient = saved.output_gradient,
                  .q_len = Count(query_positions),
@@ -56,6 +59,7 @@ class TiledBackward final : public ShardAttentionBackward {
         PrepareRows<T>(index / blocks, problem_.query_blocks[index % blocks]);
       });
     });
+    if (bias_gradient) Zero(*bias_gradient);
   }
 
   int64_t BlockBytes(int64_t kv_len) const override {
@@ -173,6 +177,15 @@ class TiledBackward final : public ShardAttentionBackward {
     }
   }
 
+  // f32, of four axes.
+  void Zero(const TensorView& view) {
+    const Shape& shape = view.shape;
+    context_.team.ForEach(shape[0] * shape[1] * shape[2], [&](int64_t row, int) {
+      const int64_t head = row / shape[2];
+      std::fill_n(view.at<float>(head / shape[1], head % shape[1], row % shape[2]), shape[3], 0.0f);
+    });
+  }
+
   // sinks[head] = sum over this rank's rows of -exp(sink - logsumexp) delta, in row order.
   void SumSinkGradients(const TensorView& sinks) {
     context_.team.ForEach(problem_.shape.heads, [&](int64_t head, int) {
@@ -215,36 +228,58 @@ class TiledBackward final : public ShardAttentionBackward {
     const GradientBlock<float> sums(shape, kv_len, gradient.data());
     const std::vector<RowBlock> tiles =
         CutIntoBlocks(key_positions, BackwardTileRows(shape), false);
-    const auto tile_count = static_cast<int64_t>(tiles.size());
     const BackwardPlan plan(context_.team, problem_.mask, shape, hulls_, problem_.query_blocks,
                             tiles);
     computed_tiles_ += plan.computed_tiles();
+    const auto tile_count = static_cast<int64_t>(tiles.size());
     const int threads = context_.team.size();
-    const std::vector<int64_t> bounds = plan.Deal(threads, 0, plan.groups());
-    context_.team.Run([&](int thread) {
-      const int64_t begin = bounds[thread];
-      const int64_t end = bounds[thread + 1];
-      if (begin < end) {
-        GrowBuffer(context_.meter, Walk::WorkspaceBytes(shape), workspaces_[thread]);
-        const Walk walk(problem_, kernels, workspaces_[thread].data());
-        ProgressCounter counter(progress, thread);
-        // Only the first head group of a thread can have been begun by another one.
-        const int64_t shared_group = begin % tile_count == 0 ? -1 : begin / tile_count;
-        if (shared_group >= 0) dq_.ClearPrivate(thread);
-        for (int64_t item = begin; item < end; ++item) {
-          const int64_t group = item / tile_count;
-          walk.Attend(layout, sums, tiles[item % tile_count], group, dq_,
-                      group == shared_group ? thread : QueryGradient::kSum, counter);
+    for (int64_t group = 0; group < plan.groups(); group += GroupsAtOnce()) {
+      const std::vector<int64_t> bounds =
+          plan.Deal(threads, group, std::min(group + GroupsAtOnce(), plan.groups()));
+      context_.team.Run([&](int thread) {
+        const Range items{bounds[thread], bounds[thread + 1]};
+        if (items.size() > 0) {
+          GrowBuffer(context_.meter, Walk::WorkspaceBytes(shape), workspaces_[thread]);
+          const Walk walk(problem_, kernels, workspaces_[thread].data());
+          ProgressCounter counter(progress, thread);
+          AttendItems(items, thread, tile_count, [&](int64_t item, int copy) {
+            walk.Attend(layout, sums, tiles[item % tile_count], item / tile_count, dq_, copy,
+                        counter);
+          });
         }
-      }
-      context_.team.Barrier();
-      for (int other = 0; other < threads; ++other) {
-        const int64_t first = bounds[other];
-        if (first < bounds[other + 1] && first % tile_count != 0) {
-          dq_.Reduce(other, first / tile_count, threads, thread);
+        context_.team.Barrier();
+        for (int other = 0; other < threads; ++other) {
+          const int64_t first = bounds[other];
+          if (first < bounds[other + 1] && first % tile_count != 0) {
+            dq_.Reduce(other, first / tile_count, threads, thread);
+          }
         }
-      }
-    });
+      });
+    }
+  }
+
+  // Calls attend(item, copy of dq) for the items of one thread. Only the first head group of a
+  // thread can have been begun by another one.
+  template <class Attend>
+  void AttendItems(const Range& items, int thread, int64_t tile_count, const Attend& attend) {
+    const int64_t shared_group = items.begin % tile_count == 0 ? -1 : items.begin / tile_count;
+    if (shared_group >= 0) dq_.ClearPrivate(thread);
+    for (int64_t item = items.begin; item < items.end; ++item) {
+      attend(item, item / tile_count == shared_group ? thread : QueryGradient::kSum);
+    }
+  }
+
+  // Head groups that are dealt to the team at once. Groups that add to the same elements of the
+  // bias's gradient take turns, so that the elements of a key tile belong to one thread at a time
+  // and are summed in a fixed order, without copies of a tensor that may be the largest of all. The
+  // cost: a turn has no more work to share than the key tiles of its groups, and ends when the last
+  // of them does.
+  int64_t GroupsAtOnce() const {
+    const AttentionShape& shape = problem_.shape;
+    if (!problem_.bias_gradient) return shape.batch * shape.kv_heads;
+    const Shape& bias = problem_.bias_gradient->shape;
+    if (bias[1] == 1 && shape.kv_heads > 1) return 1;
+    return bias[0] == 1 ? shape.kv_heads : shape.batch * shape.kv_heads;
   }
 
   Context& context_;
@@ -263,18 +298,20 @@ class TiledBackward final : public ShardAttentionBackward {
 
 std::unique_ptr<ShardAttentionBackward> MakeShardAttentionBackward(
     Context& context, const AttentionShape& shape, const AttentionOptions& options,
-    ConstTensorView query, const AttentionSaved& saved, const Positions& query_positions) {
+    ConstTensorView query, const AttentionSaved& saved, const Positions& query_positions,
+    const std::optional<TensorView>& bias_gradient) {
   CheckAttentionShape(shape);
   const int64_t q_len = Count(query_positions);
   CheckQueryRows("query", query, shape, q_len, shape.head_dim);
   CheckDType("query", query, shape.dtype);
   CheckSaved(saved, shape, q_len);
+  if (bias_gradient) CheckShape("bias gradient", *bias_gradient, options.bias->shape);
   if (shape.dtype == DType::kF32) {
     return std::make_unique<TiledBackward<float>>(context, shape, options, query, saved,
-                                                  query_positions);
+                                                  query_positions, bias_gradient);
   }
   return std::make_unique<TiledBackward<bf16>>(context, shape, options, query, saved,
-                                               query_positions);
+                                               query_positions, bias_gradient);
 }
 
 }  // namespace ringwise

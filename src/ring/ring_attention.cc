@@ -37,8 +37,9 @@ AttentionStats RingAttentionBackward(Context& context, Communicator& ring,
                                      const AttentionGradients& gradients) {
   const AttentionShape shape = AgreeOnBackward(ring, options, inputs, saved, gradients);
   const RingPlan plan = PlanFor(options, shape);
-  const auto shard = MakeShardAttentionBackward(context, shape, options, inputs.query, saved,
-                                                options.query_positions[ring.rank()]);
+  const auto shard =
+      MakeShardAttentionBackward(context, shape, options, inputs.query, saved,
+                                 options.query_positions[ring.rank()], gradients.bias);
   RunRingBackward(context, ring, {plan, options.key_positions, inputs.key, inputs.value}, *shard,
                   gradients.key, gradients.value);
   shard->Finish(gradients);
