@@ -92,10 +92,10 @@ void CheckOptions(const AttentionOptions& options, const AttentionShape& shape) 
     throw UsageError(
         fmt::format("attention: scale must be a number that f32 holds, found {}", *options.scale));
   }
-  if (!(options.softcap >= 0 && options.softcap <= kLargest)) {
-    throw UsageError(
-        fmt::format("attention: softcap must be above 0 and held by f32, or 0 for none, found {}",
-                    options.softcap));
+  constexpr double kLeast = std::numeric_limits<float>::min();
+  if (options.softcap != 0 && !(options.softcap >= kLeast && options.softcap <= kLargest)) {
+    throw UsageError(fmt::format(
+        "attention: softcap must be 1.2e-38 to 3.4e38, or 0 for none, found {}", options.softcap));
   }
   const double probability = options.dropout.probability;
   if (!(probability >= 0 && probability < 1)) {

@@ -1,7 +1,9 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <cstring>
+#include <cstdint>
+#include <cstdio>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -9,11 +11,13 @@
 #include <string>
 #include <vector>
 
+#include "cli/attention_inputs.h"
 #include "cli/attention_options.h"
+#include "cli/attention_stats.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
+#include "core/dropout_stream.h"
 #include "core/out_of_memory.h"
-#include "formats/file_io.h"
 #include "ringwise/error.h"
 #include "ringwise/launch.h"
 #include "ringwise/safetensors.h"
@@ -28,127 +32,115 @@ struct AttentionFlags {
   std::string out;
   std::string dtype;
   Layout layout = Layout::kContiguous;
+  std::optional<Layout> key_layout;
   MeshOptions mesh;
 };
 
-DType FileDType(const std::string& name, const SafetensorsEntry& entry) {
-  if (entry.dtype == "F32") return DType::kF32;
-  if (entry.dtype == "BF16") return DType::kBF16;
-  throw ShapeError(fmt::format("tensor '{}' must be F32 or BF16, found {}", name, entry.dtype));
+std::optional<DType> DTypeOf(const AttentionFlags& flags) {
+  if (flags.dtype.empty()) return std::nullopt;
+  return flags.dtype == "f32" ? DType::kF32 : DType::kBF16;
 }
 
-// Work grows with every extent, and a tensor without elements can claim any in a small file: one
-// may be empty for its length alone, and its other extents then stay small.
-void CheckExtents(const std::string& name, const std::vector<int64_t>& shape) {
-  if (shape.size() != 4) {
-    throw ShapeError(
-        fmt::format("tensor '{}' must be [batch, length, heads, head_dim], found {} extents", name,
-                    shape.size()));
-  }
-  constexpr double kMostOfEmpty = 1 << 24;
-  double row = 1;
-  for (const size_t axis : {0, 2, 3}) row *= static_cast<double>(shape[axis]);
-  if (row == 0 || (shape[1] == 0 && row > kMostOfEmpty)) {
-    throw ShapeError(
-        fmt::format("tensor '{}' [{}, {}, {}, {}]: batch, heads and head_dim must be 1 or more, "
-                    "and their product at most 2^24 where the length is 0",
-                    name, shape[0], shape[1], shape[2], shape[3]));
-  }
+// [batch, heads, q_len, k_len]
+std::vector<int64_t> PairExtents(const WholeAttention& whole) {
+  const Shape& q = whole.inputs.query.shape;
+  return {q[0], q[2], q[1], whole.inputs.key.shape[1]};
 }
 
-// The tensor in type `dtype`. The file's bytes need not be aligned.
-Tensor Load(MemoryMeter& meter, const std::string& name, const SafetensorsEntry& entry,
-            DType dtype) {
-  CheckExtents(name, entry.shape);
-  Tensor tensor(meter, MemoryCategory::kActivations, dtype,
-                {entry.shape[0], entry.shape[1], entry.shape[2], entry.shape[3]});
-  DispatchDType(FileDType(name, entry), [&]<class From>(From) {
-    DispatchDType(dtype, [&]<class To>(To) {
-      for (int64_t i = 0; i < tensor.elements(); ++i) {
-        From element;
-        std::memcpy(&element, entry.bytes.data() + i * sizeof(From), sizeof(From));
-        tensor.data<To>()[i] = To(static_cast<float>(element));
-      }
-    });
-  });
-  return tensor;
-}
-
-void ExpectShape(const char* name, const Tensor& tensor, const Shape& expected, const char* why) {
-  if (tensor.shape() == expected) return;
-  throw ShapeError(fmt::format("tensor '{}' must be {} ({}), found {}", name, expected.ToString(),
-                               why, tensor.shape().ToString()));
+void CheckDumps(const WholeAttention& whole, const AttentionDumps& dumps) {
+  constexpr double kMostPairs = 1 << 28;
+  double pairs = 1;
+  for (const int64_t extent : PairExtents(whole)) pairs *= static_cast<double>(extent);
+  if (!dumps.dropout_mask || pairs <= kMostPairs) return;
+  throw UsageError(fmt::format(
+      "option 'dump_dropout_mask' writes a byte for each pair of a query and a key, at most 2^28; "
+      "batch x heads x q_len x k_len is {:.0f}: ask for it at smaller sizes",
+      pairs));
 }
 
 // Everything the ranks read: one for all threads of a process.
 class Inputs {
  public:
-  explicit Inputs(const AttentionFlags& flags) {
-    const SafetensorsFile file(flags.inputs);
-    const DType dtype = flags.dtype.empty()    ? FileDType("q", file.at("q"))
-                        : flags.dtype == "f32" ? DType::kF32
-                                               : DType::kBF16;
-    for (const auto& [name, entry] : file.entries()) {
-      if (name != "q" && name != "k" && name != "v" && name != "dout") {
-        throw ShapeError(
-            fmt::format("tensor {} in {} is not known: expected q, k, v and perhaps dout",
-                        Quoted(name), flags.inputs));
-      }
-      if (entry.dtype != file.at("q").dtype) {
-        throw ShapeError(fmt::format("tensor '{}' is {}, but 'q' is {}: all must have one type",
-                                     name, entry.dtype, file.at("q").dtype));
-      }
-    }
-    query_ = Load(meter_, "q", file.at("q"), dtype);
-    key_ = Load(meter_, "k", file.at("k"), dtype);
-    value_ = Load(meter_, "v", file.at("v"), dtype);
-    const Shape& q = query_.shape();
-    const Shape& k = key_.shape();
-    ExpectShape("k", key_, {q[0], k[1], k[2], q[3]}, "batch and head_dim of q");
-    ExpectShape("v", value_, k, "as k");
-    if (k[2] == 0 || q[2] % k[2] != 0) {
-      throw ShapeError(fmt::format("tensor 'k' has {} heads, which do not divide the {} heads of q",
-                                   k[2], q[2]));
-    }
-    whole_.query_offset = k[1] - q[1];
+  explicit Inputs(const AttentionFlags& flags) : tensors_(flags.inputs, DTypeOf(flags)) {
     whole_.layout = flags.layout;
-    whole_.key_layout = flags.layout;
-    whole_.inputs = {query_.view(), key_.view(), value_.view()};
-    if (file.entries().contains("dout")) {
-      output_gradient_ = Load(meter_, "dout", file.at("dout"), dtype);
-      ExpectShape("dout", output_gradient_, q, "as q");
-      whole_.output_gradient = output_gradient_.view();
-    }
-    if (!flags.options.empty()) ReadAttentionOptions(flags.options, whole_);
+    whole_.key_layout = flags.key_layout.value_or(flags.layout);
+    tensors_.SetTensors(whole_);
+    if (!flags.options.empty()) ReadAttentionOptions(flags.options, whole_, dumps_);
+    tensors_.SetSegments(whole_);
+    CheckDumps(whole_, dumps_);
   }
 
   const WholeAttention& whole() const { return whole_; }
+  const AttentionDumps& dumps() const { return dumps_; }
 
  private:
-  MemoryMeter meter_;
-  Tensor query_, key_, value_, output_gradient_;
+  const AttentionTensors tensors_;
   WholeAttention whole_;
+  AttentionDumps dumps_;
 };
 
-void Write(const std::string& path, const WholeAttention& whole, const WholeResults& results) {
-  const auto shape = [](const Shape& extents) {
-    return std::vector<int64_t>{extents[0], extents[1], extents[2], extents[3]};
+// 1 where dropout keeps the pair [batch, heads, q_len, k_len].
+std::vector<uint8_t> DropoutMask(const WholeAttention& whole) {
+  const std::vector<int64_t> extents = PairExtents(whole);
+  std::vector<uint8_t> mask;
+  for (int64_t batch = 0; batch < extents[0]; ++batch) {
+    for (int64_t head = 0; head < extents[1]; ++head) {
+      const DropoutStream stream(whole.dropout, batch, head);
+      for (int64_t i = 0; i < extents[2]; ++i) {
+        for (int64_t j = 0; j < extents[3]; ++j) {
+          mask.push_back(stream.Keeps(i + whole.query_offset, j) ? 1 : 0);
+        }
+      }
+    }
+  }
+  return mask;
+}
+
+void Write(const std::string& path, const Inputs& inputs, const WholeResults& results,
+           const std::string& stats) {
+  const WholeAttention& whole = inputs.whole();
+  const auto extents = [](const Shape& shape) {
+    std::vector<int64_t> list;
+    list.reserve(Shape::kMaxRank);
+    for (int axis = 0; axis < shape.rank(); ++axis) list.push_back(shape[axis]);
+    return list;
   };
-  const std::vector<int64_t> query = shape(whole.inputs.query.shape);
-  const std::vector<int64_t> key = shape(whole.inputs.key.shape);
+  const std::vector<int64_t> query = extents(whole.inputs.query.shape);
+  const std::vector<int64_t> value = extents(whole.inputs.value.shape);
   std::vector<NamedBytes> tensors;
   const auto add = [&](const char* name, const std::vector<float>& values,
-                       const std::vector<int64_t>& extents) {
-    tensors.push_back({name, {"F32", extents, std::as_bytes(std::span(values))}});
+                       const std::vector<int64_t>& shape) {
+    tensors.push_back({name, {"F32", shape, std::as_bytes(std::span(values))}});
   };
-  add("out", results.output, query);
+  add("out", results.output, {query[0], query[1], query[2], value[3]});
   add("logsumexp", results.logsumexp, {query[0], query[2], query[1]});
   if (whole.output_gradient) {
     add("dq", results.dq, query);
-    add("dk", results.dk, key);
-    add("dv", results.dv, key);
+    add("dk", results.dk, extents(whole.inputs.key.shape));
+    add("dv", results.dv, value);
+    if (whole.bias) add("dbias", results.dbias, extents(whole.bias->shape));
+    if (whole.sinks) add("dsinks", results.dsinks, extents(whole.sinks->shape));
   }
-  WriteSafetensors(path, tensors);
+  std::vector<uint8_t> mask;
+  if (inputs.dumps().dropout_mask) {
+    mask = DropoutMask(whole);
+    tensors.push_back({"dropout_mask", {"U8", PairExtents(whole), std::as_bytes(std::span(mask))}});
+  }
+  std::map<std::string, std::string> metadata;
+  if (!stats.empty()) metadata["stats"] = stats;
+  WriteSafetensors(path, tensors, metadata);
+}
+
+void AttendAndWrite(Rank& rank, const Inputs& inputs, const std::string& path) {
+  const int64_t sent = rank.ring.bytes_sent();
+  const WholeResults results = AttendWhole(rank.context, rank.ring, inputs.whole());
+  std::string stats;
+  if (inputs.dumps().stats) {
+    stats = AttentionStatsJson(rank.ring, inputs.whole(), results, rank.ring.bytes_sent() - sent);
+  }
+  if (rank.world.rank() != 0) return;
+  Write(path, inputs, results, stats);
+  if (!stats.empty()) std::printf("%s\n", stats.c_str());
 }
 
 void RunAttention(const AttentionFlags& flags) {
@@ -158,12 +150,11 @@ void RunAttention(const AttentionFlags& flags) {
   MeshOptions mesh = flags.mesh;
   mesh.data_parallel = 1;
   Launch(mesh, [&](Rank& rank) {
-    ExplainOutOfMemory(
-        "every rank holds the whole tensors here: use fewer ranks or shorter ones", [&] {
-          std::call_once(read, [&] { inputs.emplace(flags); });
-          const WholeResults results = AttendWhole(rank.context, rank.ring, inputs->whole());
-          if (rank.world.rank() == 0) Write(flags.out, inputs->whole(), results);
-        });
+    ExplainOutOfMemory("every rank holds the whole tensors here: use fewer ranks or shorter ones",
+                       [&] {
+                         std::call_once(read, [&] { inputs.emplace(flags); });
+                         AttendAndWrite(rank, *inputs, flags.out);
+                       });
   });
 }
 
@@ -176,18 +167,25 @@ void AddAttention(CLI::App& app) {
   command
       ->add_option(
           "--inputs", flags->inputs,
-          "safetensors file with q [batch, q_len, heads, head_dim], k and v [batch, k_len, "
-          "kv_heads, head_dim], and for gradients dout [as q]")
+          "safetensors file with q [batch, q_len, heads, head_dim], k [batch, k_len, kv_heads, "
+          "head_dim], v [batch, k_len, kv_heads, value_dim]; perhaps bias [1 or batch, 1 or heads, "
+          "1 or q_len, k_len], sinks [heads], q_segment_ids [batch, q_len] with k_segment_ids "
+          "[batch, k_len]; for gradients dout [as the output], perhaps dlogsumexp [batch, heads, "
+          "q_len]")
       ->type_name("FILE")
       ->required();
   command
-      ->add_option("--options", flags->options,
-                   "JSON file: causal (default false), scale (default head_dim^-0.5), query_offset "
-                   "(query i has position i + query_offset; default k_len - q_len)")
+      ->add_option(
+          "--options", flags->options,
+          "JSON file, every key optional: scale (default head_dim^-0.5), causal, query_offset "
+          "(query i has position i + query_offset; default k_len - q_len), window [left, right], "
+          "causal_block, softcap, alibi_slopes [heads], dropout {p, seed}, slices [{head, q, k, "
+          "type}], dump_dropout_mask, dump_stats; see docs/attention.md")
       ->type_name("FILE");
   command
       ->add_option("--out", flags->out,
-                   "safetensors file to write: out, logsumexp, with dout also dq, dk, dv; all F32")
+                   "safetensors file to write: out, logsumexp; with dout also dq, dk, dv and, "
+                   "where given, dbias, dsinks; all F32; dropout_mask (U8) where asked for")
       ->type_name("FILE")
       ->required();
   command
@@ -197,6 +195,12 @@ void AddAttention(CLI::App& app) {
       ->type_name("N")
       ->check(AtLeastZero());
   AddLayoutFlag(*command, flags->layout);
+  command
+      ->add_option_function<std::string>(
+          "--key-layout",
+          [flags](const std::string& name) { flags->key_layout = ParseLayout(name); },
+          "How keys and values are cut over the ring; default: as --layout")
+      ->type_name("NAME");
   command->add_option("--dtype", flags->dtype, "f32 or bf16: to compute with; default: the file's")
       ->type_name("TYPE")
       ->check(CLI::IsMember({"f32", "bf16"}));

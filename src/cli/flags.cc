@@ -54,15 +54,6 @@ std::vector<std::string> FlagNames(const CLI::App& command) {
   return names;
 }
 
-std::string JoinNames(const std::vector<std::string>& names) {
-  std::string text;
-  for (const std::string& name : names) {
-    if (!text.empty()) text += ", ";
-    text += name;
-  }
-  return text;
-}
-
 // "--steps=5" -> "steps"; empty if not a long flag.
 std::string FlagName(const std::string& arg) {
   if (arg.size() < 3 || arg.compare(0, 2, "--") != 0) return "";
@@ -184,6 +175,15 @@ void AppendConfig(const CLI::App& command, const std::string& path,
 }
 
 }  // namespace
+
+std::string JoinNames(const std::vector<std::string>& names, const char* separator) {
+  std::string text;
+  for (const std::string& name : names) {
+    if (!text.empty()) text += separator;
+    text += name;
+  }
+  return text;
+}
 
 std::optional<std::string> NearestName(const std::string& name,
                                        const std::vector<std::string>& candidates) {

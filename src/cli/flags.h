@@ -35,6 +35,9 @@ void AddConfigFlag(CLI::App& command);
 CLI::Validator AtLeastZero();
 CLI::Validator AboveZero();
 
+// The names with the separator in between.
+std::string JoinNames(const std::vector<std::string>& names, const char* separator = ", ");
+
 // The candidate within a few edits of `name`, or none if all are far from it.
 std::optional<std::string> NearestName(const std::string& name,
                                        const std::vector<std::string>& candidates);

@@ -144,9 +144,9 @@ const Mistake kBadOptions[] = {
      [](Call& call, Tensors&) {
        call.options.mask.slices = MakeSlices({{}, 2, 1, 0, 1});
      }},
-    {"softcap must be above 0 and held by f32, or 0 for none, found -1",
+    {"softcap must be 1.2e-38 to 3.4e38, or 0 for none, found -1",
      [](Call& call, Tensors&) { call.options.softcap = -1; }},
-    {"softcap must be above 0 and held by f32, or 0 for none, found nan",
+    {"softcap must be 1.2e-38 to 3.4e38, or 0 for none, found nan",
      [](Call& call, Tensors&) { call.options.softcap = kNaN; }},
     {"alibi_slopes must be 4 numbers, one a query head, found 2",
      [](Call& call, Tensors&) {
