@@ -47,17 +47,21 @@ std::string AttentionStatsJson(Communicator& ring, const WholeAttention& whole,
   const std::vector<int64_t> bytes = OfAllRanks(ring, bytes_sent);
   if (ring.rank() != 0) return "";
   const RingAttentionOptions options = OptionsFor(whole, ring.size());
-  const AttentionWork work =
-      ComputeAttentionWork(whole.mask, whole.inputs.query.shape[0], whole.inputs.query.shape[2],
-                           options.query_positions, options.key_positions);
+  const Positions all_keys = {{0, whole.inputs.key.shape[1], 1}};
+  std::vector<int64_t> pairs;
+  pairs.reserve(options.query_positions.size());
+  for (const Positions& queries : options.query_positions) {
+    pairs.push_back(VisiblePairs(whole.mask, whole.inputs.query.shape[0],
+                                 whole.inputs.query.shape[2], queries, all_keys));
+  }
   Json stats;
   stats["ring"] = ring.size();
   stats["forward"] = Tiles(whole, options, results.forward);
   if (whole.output_gradient) stats["backward"] = Tiles(whole, options, results.backward);
   stats["bytes_sent"] = bytes;
   stats["bytes_sent_largest"] = *std::max_element(bytes.begin(), bytes.end());
-  stats["visible_pairs"] = work.visible_pairs;
-  stats["attention_work"] = work.largest_over_mean;
+  stats["visible_pairs"] = pairs;
+  stats["attention_work"] = LargestOverMean(std::vector<double>(pairs.begin(), pairs.end()));
   return stats.dump();
 }
 
