@@ -163,6 +163,12 @@ TEST(ThreadTeam, SaysThatThreadsDoNotStart) {
 }
 #endif
 
+TEST(Random, DerivedSeedsDependOnSeedAndStream) {
+  EXPECT_EQ(DeriveSeed(3, 4), DeriveSeed(3, 4));
+  EXPECT_NE(DeriveSeed(3, 4), DeriveSeed(3, 5));
+  EXPECT_NE(DeriveSeed(3, 4), DeriveSeed(4, 4));
+}
+
 TEST(Random, MatchesThePublishedVectors) {
   // Known-answer test of the paper's reference implementation.
   EXPECT_EQ(Philox(0, {0, 0, 0, 0}),

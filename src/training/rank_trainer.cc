@@ -191,11 +191,11 @@ void RankTrainer::Announce() {
                             corpus_.files(), static_cast<double>(corpus_.bytes()) / 1e6,
                             corpus_.train().documents(), corpus_.heldout().documents(),
                             Skipped(corpus_)));
-  progress_.Say(
-      fmt::format("model: {:.2f} M parameters, hidden {}, {} layers, {} heads of {}, {} "
-                  "kv_heads, feed-forward {}",
-                  static_cast<double>(count) / 1e6, config.hidden, config.layers, config.heads,
-                  config.head_dim, config.kv_heads, config.ffn));
+  progress_.Say(fmt::format("model: {:.2f} M parameters, hidden {}, {} layers, {} heads of {}, {} "
+                            "kv_heads, feed-forward {}",
+                            static_cast<double>(count) / 1e6, config.hidden, config.layers,
+                            config.heads, config.head_dim, config.kv_heads, config.ffn) +
+                (config.window > 0 ? fmt::format(", window {}", config.window) : ""));
   progress_.Say(fmt::format("mesh: ring {}, data-parallel {}, {} threads a rank, {}, {}",
                             rank_.ring.size(), rank_.data_parallel.size(),
                             rank_.context.team.size(), Name(options_.layout),

@@ -1,11 +1,13 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
 #include "ringwise/error.h"
 #include "ringwise/trainer.h"
 #include "training/learning_rate.h"
+#include "training/metrics.h"
 
 namespace ringwise {
 namespace {
@@ -67,6 +69,20 @@ TEST(RopeTheta, StretchesTheSlowestPairWithTheContext) {
   EXPECT_EQ(RopeTheta(base, 256, 256, kDim), base);
   EXPECT_EQ(RopeTheta(base, 256, 128, kDim), base);
   EXPECT_EQ(RopeTheta(base, 256, 8192, 2), base);  // one pair: nothing to stretch
+}
+
+TEST(MeanKeys, CountsWhatATokenSeesAndItselfHalf) {
+  for (const int64_t window : {0, 1, 7, 100, 5000}) {
+    ModelConfig config;
+    config.window = window;
+    for (const int64_t context : {1, 6, 101}) {
+      double pairs = 0;
+      for (int64_t i = 0; i < context; ++i) {
+        pairs += static_cast<double>(window > 0 ? std::min(i + 1, window) : i + 1);
+      }
+      EXPECT_NEAR(MeanKeys(config, context), pairs / static_cast<double>(context) - 0.5, 1e-12);
+    }
+  }
 }
 
 TEST(LearningRate, WarmsUpThenFollowsACosineToTheFloor) {

@@ -43,6 +43,7 @@ struct Pass {
   int64_t batch = 2;
   int64_t context = 45;
   float gradient_scale = 0.5f;
+  double dropout = 0;
   std::vector<int64_t> ends;  // of the documents in each sequence, but the last; none: no documents
   std::function<void(Llama&)> change;  // of the parameters, before the pass
 };
@@ -70,11 +71,12 @@ Segments DocumentsOf(const Pass& run) {
   return documents;
 }
 
-// A window and documents, so that no part of the mask is whole.
+// A window and documents, so that no part of the mask is whole, and dropout.
 Pass MaskedPass() {
   Pass run;
   run.config.window = 9;
   run.ends = {4, 5, 26};
+  run.dropout = 0.3;
   return run;
 }
 
@@ -110,6 +112,7 @@ Result Execute(const Pass& run) {
     }
     batch.tokens = tokens;
     batch.targets = targets;
+    batch.dropout = {.probability = run.dropout, .seed = 77, .first_batch = 3};
     if (!run.ends.empty()) {
       const std::vector<Segments> sequences(static_cast<size_t>(run.batch), DocumentsOf(run));
       batch.documents = std::make_shared<SegmentMap>(sequences, sequences);
@@ -294,6 +297,7 @@ TEST(Llama, Bf16IsNearF32) {
 
 TEST(Llama, LongShardsGiveTheSameBitsTwiceAndWithHeadGroups) {
   Pass run;
+  run.dropout = 0.1;  // which does not depend on the groups either
   run.context = 1100;
   run.batch = 1;
   run.threads = 2;
