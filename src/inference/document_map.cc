@@ -1,12 +1,26 @@
 #include "inference/document_map.h"
 
 #include <algorithm>
-#include <ranges>
 #include <utility>
 #include <vector>
 
 namespace ringwise {
 namespace {
+
+// The document that holds the token, or its separator.
+int64_t DocumentAt(const TokenStream& stream, int64_t token) {
+  int64_t first = 0;
+  int64_t last = stream.documents() - 1;
+  while (first < last) {
+    const int64_t middle = first + (last - first) / 2;
+    if (stream.DocumentBegin(middle + 1) <= token) {
+      first = middle + 1;
+    } else {
+      last = middle;
+    }
+  }
+  return first;
+}
 
 // Of the sequence [begin, begin + length), by position in it.
 Segments DocumentsOf(const TokenStream& stream, int64_t begin, int64_t length) {
@@ -16,10 +30,7 @@ Segments DocumentsOf(const TokenStream& stream, int64_t begin, int64_t length) {
     to = std::min(length, to - begin);
     if (from < to) segments.push_back({from, to, static_cast<int32_t>(segments.size())});
   };
-  const auto ends = std::views::iota(int64_t{0}, stream.documents());
-  const auto first = std::ranges::upper_bound(
-      ends, begin, {}, [&](int64_t document) { return stream.DocumentBegin(document + 1); });
-  for (int64_t document = *first; document < stream.documents(); ++document) {
+  for (int64_t document = DocumentAt(stream, begin); document < stream.documents(); ++document) {
     const int64_t from = stream.DocumentBegin(document);
     const int64_t separator = stream.DocumentBegin(document + 1) - 1;
     if (from >= begin + length) break;

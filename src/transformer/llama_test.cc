@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -187,6 +188,48 @@ TEST(Llama, GradientsAreTheSlopeOfTheLoss) {
       }
       run.change = nullptr;
       EXPECT_NEAR((loss[1] - loss[0]) / (2 * step), length, 0.01 * length) << name;
+    }
+  }
+}
+
+// A first layer that adds nothing leaves the second to do what a single layer does, and all that
+// differs is what each of them drops.
+TEST(Llama, LayersDropDifferentPairs) {
+  std::map<std::string, std::vector<float>> layer;
+  const std::string first = "model.layers.0.";
+  const std::string second = "model.layers.1.";
+  const auto values = [](Parameter& parameter) {
+    return std::span(parameter.value.data<float>(),
+                     static_cast<size_t>(parameter.value.elements()));
+  };
+  Pass one;
+  one.config.layers = 1;
+  one.change = [&](Llama& model) {
+    for (Parameter& parameter : model.parameters()) {
+      const auto all = values(parameter);
+      layer[parameter.name].assign(all.begin(), all.end());
+    }
+  };
+  Pass two;
+  two.change = [&](Llama& model) {
+    for (Parameter& parameter : model.parameters()) {
+      std::string name = parameter.name;
+      if (name.starts_with(second)) name.replace(0, second.size(), first);
+      const bool silent = parameter.name.starts_with(first) &&
+                          (name.find("o_proj") != name.npos || name.find("down") != name.npos);
+      const auto all = values(parameter);
+      std::copy_n(layer.at(name).begin(), all.size(), all.begin());
+      if (silent) std::fill(all.begin(), all.end(), 0.0f);
+    }
+  };
+  for (const double dropout : {0.0, 0.5}) {
+    one.dropout = two.dropout = dropout;
+    const double expected = Execute(one).loss.nats;
+    const double difference = std::abs(Execute(two).loss.nats / expected - 1);
+    if (dropout == 0) {
+      EXPECT_LT(difference, 1e-7);
+    } else {
+      EXPECT_GT(difference, 1e-4);
     }
   }
 }
