@@ -18,7 +18,10 @@ namespace ringwise {
 //   output_i    = sum_j exp(score_ij - logsumexp_i) dropout_ij v_j,   dropout_ij = 0 or 1 / (1 - p)
 //
 // Query head h reads kv_head h * kv_heads / heads. A row that sees nothing: output 0, logsumexp
-// -inf or the sink, gradients 0. A NaN spreads to the rows that see it and to no other.
+// -inf or the sink, gradients 0. A NaN spreads to the rows that see it and to no other. Scores are
+// f32: a score of size s is off by about 1e-7 s, and its probability by as much of itself.
+// A pair that is hidden, by the mask or by a bias of -inf, or dropped takes nothing of its value,
+// not even NaN; a dropped one is in logsumexp all the same.
 struct AttentionOptions {
   std::optional<double> scale = {};  // default head_dim^-1/2; 0 is legal
   Mask mask = {};
@@ -26,7 +29,8 @@ struct AttentionOptions {
   std::vector<float> alibi_slopes = {};  // [heads]; empty: none
   Dropout dropout = {};
   // f32 [1 or batch, 1 or heads, 1 or queries, keys]: the queries of this rank in their order, all
-  // keys of the whole sequence by position from 0. An element may be -inf.
+  // keys of the whole sequence by position from 0. -inf hides the pair, and so does less than
+  // -2.3e38, which is -inf to base 2.
   std::optional<ConstTensorView> bias = {};
   std::optional<ConstTensorView> sinks = {};  // f32 [heads]
 };

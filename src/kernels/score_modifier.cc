@@ -109,10 +109,10 @@ void Distances(float slope, float first, float row_step, float column_step, int 
 
 void Hide(const float* added, int rows, int columns, uint64_t* visible) {
   const D d;
-  const V lowest = hn::Set(d, -std::numeric_limits<float>::infinity());
+  const V least = hn::Set(d, -2.3e38f);
   ForEachVector(rows, columns, [&](int row, int column) HWY_ATTR {
     uint8_t bits[8] = {};
-    hn::StoreMaskBits(d, hn::Eq(hn::LoadU(d, added + row * kPanel + column), lowest), bits);
+    hn::StoreMaskBits(d, hn::Lt(hn::LoadU(d, added + row * kPanel + column), least), bits);
     visible[row] &= ~((uint64_t{bits[0]} | uint64_t{bits[1]} << 8) << column);
   });
 }

@@ -28,7 +28,8 @@ class ScoreModifier {
 void SubtractDistances(float slope, float first, float row_step, float column_step, int rows,
                        int columns, float* added);
 
-// Clears the bits of `visible` [rows] whose element of `added` is -infinity, column c as bit c.
+// Clears the bits of `visible` [rows] whose element of `added` is -infinity or becomes so in base
+// 2, below -2.3e38; column c as bit c.
 void HideMinusInfinity(const float* added, int rows, int columns, uint64_t* visible);
 
 }  // namespace ringwise

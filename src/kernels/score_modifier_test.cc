@@ -130,7 +130,8 @@ TEST(ScoreModifier, HidesEveryColumn) {
   ForEachTarget([] {
     for (int column = 0; column < kPanel; ++column) {
       std::vector<float> added(2 * kPanel, 0.0f);
-      added[kPanel + column] = -kInfinity;
+      added[kPanel + column] = column % 2 == 0 ? -kInfinity : std::numeric_limits<float>::lowest();
+      added[column] = column % 2 == 0 ? std::nanf("") : -2.2e38f;
       uint64_t visible[] = {~uint64_t{0}, ~uint64_t{0}};
       HideMinusInfinity(added.data(), 2, kPanel, visible);
       EXPECT_EQ(visible[0], ~uint64_t{0});
@@ -145,7 +146,7 @@ TEST(ScoreModifier, SubtractsDistances) {
     auto added = before;
     SubtractDistances(0.25f, -40.0f, 5.0f, 2.0f, 3, kPanel, added.data());
     for (int at = 0; at < 3 * kPanel; ++at) {
-      const double distance = std::abs(-40.0 - 5.0 * (at / kPanel) + 2.0 * (at % kPanel));
+      const double distance = std::abs(-40 - 5 * (at / kPanel) + 2 * (at % kPanel));
       ASSERT_NEAR(added[at], before[at] - 0.25 * distance, 4 * kUnit * (1 + 0.25 * distance));
     }
   });
