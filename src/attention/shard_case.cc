@@ -54,15 +54,36 @@ std::string CheckBf16(AttentionResults results, const AttentionOracle& oracle,
   return "";
 }
 
+// Full of NaN, so that what is not written shows.
+Tensor Unwritten(MemoryMeter& meter, DType dtype, const Shape& shape) {
+  Tensor tensor(meter, MemoryCategory::kGradients, dtype, shape);
+  DispatchDType(dtype, [&]<class T>(T) {
+    std::fill_n(tensor.data<T>(), tensor.elements(), T(std::nanf("")));
+  });
+  return tensor;
+}
+
 void ComputeGradients(Context& context, const ShardCase& c, const ShardInputs& inputs,
-                      const AttentionSaved& saved, const ProgressHook& progress,
-                      AttentionResults& results) {
+                      AttentionSaved saved, const ProgressHook& progress, ShardResults& results) {
   MemoryMeter& meter = context.meter;
+  Tensor dq = Unwritten(meter, c.dtype, inputs.query.shape);
+  Tensor dk = Unwritten(meter, c.dtype, inputs.key.shape);
+  Tensor dv = Unwritten(meter, c.dtype, inputs.value.shape);
+  Tensor dbias, dsinks;
+  AttentionGradients views{dq.view(), dk.view(), dv.view()};
+  if (inputs.bias) {
+    dbias = Unwritten(meter, DType::kF32, inputs.bias->shape);
+    views.bias = dbias.view();
+  }
+  if (inputs.sinks) {
+    dsinks = Unwritten(meter, DType::kF32, inputs.sinks->shape);
+    views.sinks = dsinks.view();
+  }
+  if (inputs.logsumexp_gradient) {
+    saved.logsumexp_gradient = ConstTensorView(*inputs.logsumexp_gradient);
+  }
   const auto gradients = MakeShardAttentionBackward(context, c.shape(), OptionsOf(c, inputs),
-                                                    inputs.query, saved, c.queries);
-  Tensor dq(meter, MemoryCategory::kGradients, c.dtype, inputs.query.shape);
-  Tensor dk(meter, MemoryCategory::kGradients, c.dtype, inputs.key.shape);
-  Tensor dv(meter, MemoryCategory::kGradients, c.dtype, inputs.value.shape);
+                                                    inputs.query, saved, c.queries, views.bias);
   int64_t begin = 0;
   for (const Positions& keys : c.key_blocks) {
     const int64_t count = Count(keys);
@@ -79,10 +100,13 @@ void ComputeGradients(Context& context, const ShardCase& c, const ShardInputs& i
                               dv.view().Slice(1, begin, count));
     begin += count;
   }
-  gradients->Finish({dq.view(), dk.view(), dv.view()});
+  gradients->Finish(views);
+  results.backward = gradients->stats();
   results.dq = ToDoubles(dq.view());
   results.dk = ToDoubles(dk.view());
   results.dv = ToDoubles(dv.view());
+  if (inputs.bias) results.dbias = ToDoubles(dbias.view());
+  if (inputs.sinks) results.dsinks = ToDoubles(dsinks.view());
 }
 
 }  // namespace
@@ -96,12 +120,13 @@ Positions ShardCase::keys() const {
 std::string ShardCase::ToString() const {
   std::string text = fmt::format(
       "seed {}, batch {}, heads {}, kv_heads {}, head_dim {}, value_dim {}, {}, threads {}, "
-      "softcap {}, dropout {}{}{}{}{}{}",
+      "softcap {}, dropout {}{}{}{}{}{}{}",
       seed, batch, heads, kv_heads, head_dim, shape().value_dim, Name(dtype), threads,
       options.softcap, options.dropout.probability, options.mask.causal ? ", causal" : "",
       options.mask.window_left || options.mask.window_right ? ", window" : "",
       options.mask.segments ? ", segments" : "", options.mask.slices ? ", slices" : "",
-      options.alibi_slopes.empty() ? "" : ", alibi", sinks ? ", sinks" : "");
+      options.alibi_slopes.empty() ? "" : ", alibi", sinks ? ", sinks" : "",
+      logsumexp_gradient ? ", dlogsumexp" : "");
   if (bias) text += fmt::format(", bias {:d}{:d}{:d}", (*bias)[0], (*bias)[1], (*bias)[2]);
   text += ", queries" + ringwise::ToString(queries);
   for (const Positions& block : key_blocks) text += ", keys" + ringwise::ToString(block);
@@ -123,6 +148,9 @@ ShardInputs::ShardInputs(const ShardCase& c) {
                 c.seed);
   }
   if (c.sinks) sinks = Make(DType::kF32, {c.heads}, c.seed);
+  if (c.logsumexp_gradient) {
+    logsumexp_gradient = Make(DType::kF32, {c.batch, c.heads, c.q_len()}, c.seed);
+  }
 }
 
 TensorView ShardInputs::Make(DType dtype, Shape shape, uint64_t seed) {
@@ -152,7 +180,11 @@ AttentionCase ForOracle(const ShardCase& c, const ShardInputs& inputs, bool back
                           .query = inputs.query,
                           .key = inputs.key,
                           .value = inputs.value};
-  if (backward) attention.output_gradient = ConstTensorView(inputs.output_gradient);
+  if (!backward) return attention;
+  attention.output_gradient = ConstTensorView(inputs.output_gradient);
+  if (inputs.logsumexp_gradient) {
+    attention.logsumexp_gradient = ConstTensorView(*inputs.logsumexp_gradient);
+  }
   return attention;
 }
 

@@ -24,6 +24,7 @@ struct ShardCase {
   // Which axes of the bias are not broadcast: batch, heads, queries. None: no bias.
   std::optional<std::array<bool, 3>> bias = {};
   bool sinks = false;
+  bool logsumexp_gradient = false;
   Positions queries = {};
   std::vector<Positions> key_blocks = {};
   int threads = 2;
@@ -43,7 +44,7 @@ class ShardInputs {
   explicit ShardInputs(const ShardCase& c);
 
   TensorView query, key, value, output_gradient;
-  std::optional<TensorView> bias = {}, sinks = {};
+  std::optional<TensorView> bias = {}, sinks = {}, logsumexp_gradient = {};
 
  private:
   // [.., heads of .., dim], of which every other head is used.
@@ -58,9 +59,9 @@ AttentionOptions OptionsOf(const ShardCase& c, const ShardInputs& inputs);
 AttentionCase ForOracle(const ShardCase& c, const ShardInputs& inputs, bool backward = true);
 
 struct ShardResults : AttentionResults {
-  AttentionStats forward = {};
+  AttentionStats forward = {}, backward = {};
 };
-// Output, logsumexp and, with `backward`, the gradients by the kernels, the output in f32.
+// Output, logsumexp and, with `backward`, all gradients by the kernels, the output in f32.
 ShardResults ComputeShard(const ShardCase& c, const ShardInputs& inputs, bool backward = true,
                           const ProgressHook& progress = {});
 
