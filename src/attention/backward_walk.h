@@ -260,7 +260,8 @@ class BackwardWalk {
   // its pairs are visible and kept.
   ScoreTile MakeScoreGradients(const MaskPlane& plane, const KeyTile& tile, const TileView& panel,
                                int p, VisibleRows step, const TileView::Step& view) const {
-    const auto [begin, end] = view.rows;
+    const int begin = view.rows.begin;
+    const int end = view.rows.end;
     Operand* p_step = work_.p + p * kPanel;
     Operand* ds_tile = work_.ds + p * kPanel;
     for (int row = step.begin; row < step.end; ++row) {
