@@ -279,6 +279,23 @@ TEST(BackwardOptions, SameBitsEveryTime) {
   }
 }
 
+// So few keys a row that single probabilities decide, in products in bf16.
+TEST(BackwardOptions, FewVisibleKeys) {
+  for (const int64_t left : {0, 1, 5, 30}) {
+    for (const int64_t head_dim : {24, 64}) {
+      ShardCase c;
+      c.heads = 2;
+      c.dtype = DType::kBF16;
+      c.head_dim = head_dim;
+      c.options.mask = {.causal = true, .window_left = left};
+      c.queries = Contiguous(700);
+      c.key_blocks = {Contiguous(700)};
+      c.seed = 600 + left;
+      Check(c);
+    }
+  }
+}
+
 // Pairs that are hidden, by the mask or the bias, or dropped: an infinite factor reaches nothing
 // through them.
 TEST(BackwardOptions, UnusedInfinitiesStayOut) {
