@@ -56,13 +56,14 @@ class Formula {
 
   AttentionOracle Compute() {
     oracle_.output.resize(batch_ * q_len_ * heads_ * value_dim_);
+    output_terms_.resize(oracle_.output.size());
     oracle_.logsumexp.resize(batch_ * heads_ * q_len_);
     if (case_.output_gradient) {
       for (auto* tensor : {&dq_, &dq_terms_}) tensor->resize(query_.size());
       for (auto* tensor : {&dk_, &dk_terms_}) tensor->resize(key_.size());
       for (auto* tensor : {&dbias_, &dbias_terms_}) tensor->resize(bias_.size());
       for (auto* tensor : {&dsinks_, &dsinks_terms_}) tensor->resize(sinks_.size());
-      dv_.resize(value_.size());
+      for (auto* tensor : {&dv_, &dv_terms_}) tensor->resize(value_.size());
     }
     for (int64_t b = 0; b < batch_; ++b) {
       for (int64_t h = 0; h < heads_; ++h) {
@@ -81,6 +82,8 @@ class Formula {
     Copy(dk_terms_, oracle_.dk_terms, Unchanged);
     Copy(dbias_terms_, oracle_.dbias_terms, Unchanged);
     Copy(dsinks_terms_, oracle_.dsinks_terms, Unchanged);
+    Copy(output_terms_, oracle_.output_terms, Unchanged);
+    Copy(dv_terms_, oracle_.dv_terms, Unchanged);
     return std::move(oracle_);
   }
 
@@ -90,6 +93,7 @@ class Formula {
     int64_t key = 0;        // where its numbers begin in key_
     int64_t value = 0;      // likewise in value_
     int64_t bias = 0;       // its element of bias_
+    bool hidden = false;    // by the bias
     Sum slope = 1;          // d score / d (scale q.k)
     Sum dropout = 1;        // 0 or 1 / (1 - p)
     Sum probability = 0;    // first the score
@@ -149,6 +153,7 @@ class Formula {
     if (options.bias) {
       pair.bias = BiasElement(b, h, i, key_position_[j]);
       score += static_cast<Sum>(bias_[pair.bias]);
+      pair.hidden = bias_[pair.bias] == -std::numeric_limits<double>::infinity();
     }
     if (options.dropout.probability > 0) {
       const bool kept = Keeps(options.dropout, b, h, query_position, key_position_[j]);
@@ -169,7 +174,9 @@ class Formula {
     pairs_.clear();
     for (int64_t j = 0; j < kv_len_; ++j) {
       if (!Sees({case_.options.mask, b, h}, query_position, key_position_[j])) continue;
-      pairs_.push_back(Score(b, h, i, j, query_position));
+      const Pair pair = Score(b, h, i, j, query_position);
+      if (pair.hidden) continue;
+      pairs_.push_back(pair);
       largest = std::max(largest, pairs_.back().probability);
     }
     if (largest == -kInfinity) largest = 0;  // nothing counts: every exponential is 0
@@ -181,13 +188,17 @@ class Formula {
     sink_probability_ /= sum;
     for (Pair& pair : pairs_) pair.probability /= sum;
 
-    output_.assign(value_dim_, 0);
+    // A NaN in the row shows even if all its values are dropped.
+    output_.assign(value_dim_, !pairs_.empty() && std::isnan(sum) ? sum : 0);
+    const int64_t row = QueryRow(b, h, i) * value_dim_;
     for (const Pair& pair : pairs_) {
-      AddScaled(Arithmetic::Operand(pair.probability * pair.dropout), &value_[pair.value],
-                value_dim_, output_.data());
+      if (pair.dropout == 0) continue;
+      const Sum weight = Arithmetic::Operand(pair.probability * pair.dropout);
+      AddScaled(weight, &value_[pair.value], value_dim_, output_.data());
+      AddScaledMagnitude(weight, &value_[pair.value], value_dim_, &output_terms_[row]);
     }
-    std::transform(output_.begin(), output_.end(),
-                   oracle_.output.begin() + QueryRow(b, h, i) * value_dim_, Arithmetic::Result);
+    std::transform(output_.begin(), output_.end(), oracle_.output.begin() + row,
+                   Arithmetic::Result);
   }
 
   void RowBackward(int64_t b, int64_t h, int64_t i) {
@@ -198,7 +209,9 @@ class Formula {
     Sum delta = 0;
     Sum row_terms = std::abs(d_logsumexp);
     for (Pair& pair : pairs_) {
-      pair.d_probability = pair.dropout * Dot(d_output, &value_[pair.value], value_dim_);
+      if (pair.dropout != 0) {
+        pair.d_probability = pair.dropout * Dot(d_output, &value_[pair.value], value_dim_);
+      }
       delta += pair.probability * pair.d_probability;
       row_terms += pair.probability * std::abs(pair.d_probability);
     }
@@ -209,7 +222,11 @@ class Formula {
       const Sum d_product = scale_ * Arithmetic::Operand(d_score * pair.slope);
       const Sum product_terms = std::abs(scale_) * terms * pair.slope;
       const int64_t query = row * head_dim_;
-      AddScaled(Arithmetic::Operand(p * pair.dropout), d_output, value_dim_, &dv_[pair.value]);
+      const Sum weight = Arithmetic::Operand(p * pair.dropout);
+      if (pair.dropout != 0) {
+        AddScaled(weight, d_output, value_dim_, &dv_[pair.value]);
+        AddScaledMagnitude(weight, d_output, value_dim_, &dv_terms_[pair.value]);
+      }
       AddScaled(d_product, &key_[pair.key], head_dim_, &dq_[query]);
       AddScaled(d_product, &query_[query], head_dim_, &dk_[pair.key]);
       AddScaledMagnitude(product_terms, &key_[pair.key], head_dim_, &dq_terms_[query]);
@@ -231,7 +248,7 @@ class Formula {
   std::vector<double> bias_, sinks_, logsumexp_gradient_;
   std::vector<int64_t> key_position_;
   std::vector<Sum> dq_, dk_, dv_, dbias_, dsinks_;
-  std::vector<Sum> dq_terms_, dk_terms_, dbias_terms_, dsinks_terms_;
+  std::vector<Sum> dq_terms_, dk_terms_, dbias_terms_, dsinks_terms_, output_terms_, dv_terms_;
   AttentionOracle oracle_;
   // Of the row at hand.
   std::vector<Pair> pairs_;
@@ -255,13 +272,13 @@ const std::vector<MeasuredTensor>& MeasuredTensors() {
   using R = AttentionResults;
   using O = AttentionOracle;
   static const std::vector<MeasuredTensor> tensors = {
-      {"output", &R::output, &O::output, false},
-      {"logsumexp", &R::logsumexp, &O::logsumexp, false},
-      {"dq", &R::dq, &O::dq_terms, true},
-      {"dk", &R::dk, &O::dk_terms, true},
-      {"dv", &R::dv, &O::dv, false},
-      {"dbias", &R::dbias, &O::dbias_terms, true},
-      {"dsinks", &R::dsinks, &O::dsinks_terms, true}};
+      {"output", &R::output, &O::output, &O::output_terms, false},
+      {"logsumexp", &R::logsumexp, &O::logsumexp, &O::logsumexp, false},
+      {"dq", &R::dq, &O::dq_terms, &O::dq_terms, true},
+      {"dk", &R::dk, &O::dk_terms, &O::dk_terms, true},
+      {"dv", &R::dv, &O::dv, &O::dv_terms, false},
+      {"dbias", &R::dbias, &O::dbias_terms, &O::dbias_terms, true},
+      {"dsinks", &R::dsinks, &O::dsinks_terms, &O::dsinks_terms, true}};
   return tensors;
 }
 

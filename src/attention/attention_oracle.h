@@ -46,9 +46,11 @@ struct AttentionResults {
 // what they come to when nothing cancels: with
 //   T_ij = P_ij (|dP_ij| + sum_l P_il |dP_il| + |dlogsumexp_i|)    in the place of dS_ij, and
 //   P_i,sink (sum_l P_il |dP_il| + |dlogsumexp_i|)                 for a row of the sink,
-// and magnitudes of scale, k and q. slope_ij is a factor, not a difference, and stays.
+// and magnitudes of scale, k and q. slope_ij is a factor, not a difference, and stays. Those of
+// output and dv are sum_j P_ij dropout_ij |v_j| and sum_i P_ij dropout_ij |dout_i|.
 struct AttentionOracle : AttentionResults {
   std::vector<double> dq_terms, dk_terms, dbias_terms, dsinks_terms;
+  std::vector<double> output_terms, dv_terms;
 };
 
 AttentionOracle ComputeAttentionOracle(const AttentionCase& attention_case);
@@ -78,6 +80,7 @@ struct MeasuredTensor {
   const char* name;
   std::vector<double> AttentionResults::*tensor;
   std::vector<double> AttentionOracle::*scale;  // its largest magnitude
+  std::vector<double> AttentionOracle::*terms;  // sums of absolute terms, or the tensor itself
   bool cancels;                                 // measured by its terms, `backward` its bound
 };
 const std::vector<MeasuredTensor>& MeasuredTensors();

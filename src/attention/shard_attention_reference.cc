@@ -110,9 +110,9 @@ struct Operands {
     double score = Scale(shape, options) * Dot(&query[pair.query * shape.head_dim],
                                                key + pair.key * shape.head_dim, shape.head_dim);
     if (options.softcap > 0) {
-      const double t = std::tanh(score / options.softcap);
-      score = options.softcap * t;
-      pair.slope = 1 - t * t;
+      const double cosh = std::cosh(score / options.softcap);
+      score = options.softcap * std::tanh(score / options.softcap);
+      pair.slope = 1 / (cosh * cosh);
     }
     if (!options.alibi_slopes.empty()) {
       score -= options.alibi_slopes[h] *

@@ -4,7 +4,8 @@
 
 #include "attention/attention_oracle.h"
 #include "comm/launch_parts.h"
-#include "ring/ring_case.h"
+#include "ring/ring_case_run.h"
+#include "ring/ring_proof.h"
 #include "ringwise/launch.h"
 
 // Ring attention over the processes of this MPI job: within the bounds of float64, and the same
@@ -57,6 +58,28 @@ TEST(RingAttentionMpi, GivesTheBitsOfThreads) {
           }
         }
       }
+    }
+  });
+}
+
+// Random compositions of all options; each rank holds its share of them against float64. The job is
+// run at four numbers of ranks: 200 cases in all.
+TEST(RingAttentionMpi, RandomCompositions) {
+  constexpr int kCases = 50;
+  MeshOptions mesh;
+  mesh.threads = 1;
+  mesh.timeout_seconds = 60;
+  Launch(mesh, [&](Rank& rank) {
+    Random random(4, static_cast<uint64_t>(rank.ring.size()));
+    for (int i = 0; i < kCases; ++i) {
+      RingCase c = DrawCase(random);
+      c.ring = rank.ring.size();
+      const RingCaseData data(c);
+      const WholeResults results = RunCaseOn(rank.context, rank.ring, data);
+      if (i % rank.ring.size() != rank.ring.rank()) continue;
+      const AttentionOracle oracle = ComputeAttentionOracle(data.attention_case());
+      EXPECT_EQ(CheckResults(data, ToResults(results), oracle), "")
+          << "mpirun -n " << c.ring << ": attention_proof_probe " << c.ToString();
     }
   });
 }

@@ -7,7 +7,7 @@
 
 #include "attention/attention_oracle.h"
 #include "attention/shard_attention_reference.h"
-#include "ring/ring_case.h"
+#include "ring/ring_case_run.h"
 #include "ring/ring_plan.h"
 #include "ring/ring_schedule.h"
 #include "ring/row_shards.h"
