@@ -18,10 +18,14 @@ namespace ringwise {
 //   output_i    = sum_j exp(score_ij - logsumexp_i) dropout_ij v_j,   dropout_ij = 0 or 1 / (1 - p)
 //
 // Query head h reads kv_head h * kv_heads / heads. A row that sees nothing: output 0, logsumexp
-// -inf or the sink, gradients 0. A NaN spreads to the rows that see it and to no other. Scores are
-// f32: a score of size s is off by about 1e-7 s, and its probability by as much of itself.
-// A pair that is hidden, by the mask or by a bias of -inf, or dropped takes nothing of its value,
-// not even NaN; a dropped one is in logsumexp all the same.
+// -inf or the sink, gradients of query, key, value and bias 0.
+//
+// Special values. -inf in the bias hides the pair, as the mask does; -inf in a sink is no sink. A
+// pair that is hidden or dropped takes nothing of its value, not even NaN; a dropped one is in
+// logsumexp all the same. Any other NaN, or +inf in the bias, makes the rows that see it NaN, and
+// the gradients that those rows reach; it reaches no other. Scores are f32: a score of size s is off
+// by about 1e-7 s, and its probability by as much of itself. Values and their gradients may be as
+// large as their weighted sums, and a factor of 2^9 more, fit into f32. Denormals may count as 0.
 struct AttentionOptions {
   std::optional<double> scale = {};  // default head_dim^-1/2; 0 is legal
   Mask mask = {};
