@@ -1,156 +1,45 @@
-"""`ringwise attention` on random cases, against PyTorch autograd in float64.
+"""`ringwise attention` with every option against PyTorch: autograd in float64 on random cases, and
+scaled_dot_product_attention and flex_attention where they have the option.
 
 RINGWISE_CASES=1000 in the environment draws so many, an eighth of them in bf16.
 """
 
 import json
-import math
 import os
 import random
 
 import safetensors.torch
 import torch
+from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
+from torch.nn.functional import scaled_dot_product_attention
 
+import attention_reference as contract
 import support
 
 SEED = 20240917
-CASES = int(os.environ.get("RINGWISE_CASES", "68"))
+CASES = int(os.environ.get("RINGWISE_CASES", "80"))
 BF16_CASES = CASES // 8
 F32_CASES = CASES - BF16_CASES
 
-
-def random_case(generator, dtype):
-    """Shapes, options and ring of one case; bf16 cases are large, for an RMS to mean something."""
-    small = dtype == "f32"
-    kv_heads = generator.choice([1, 2, 3] if small else [1, 2])
-    lengths = [0, 1, 2, 3, 5, 17, 33, 64, 113] if small else [150, 257, 300]
-    kv_len = generator.choice(lengths)
-    q_len = kv_len if generator.random() < 0.6 else generator.choice(lengths)
-    options = {"causal": generator.random() < 0.6}
-    if generator.random() < 0.3:
-        options["scale"] = generator.choice([0.0, 0.3, -0.2, 1.0])
-    if generator.random() < 0.3:
-        options["query_offset"] = generator.randrange(-kv_len - 2, kv_len + 3)
-    if not small:
-        options = {"causal": options["causal"]}
-    return {
-        "batch": generator.choice([1, 2]),
-        "q_len": q_len,
-        "kv_len": kv_len,
-        "heads": kv_heads * generator.choice([1, 2, 3]),
-        "kv_heads": kv_heads,
-        "head_dim": generator.choice([1, 3, 16, 64, 80, 128, 256] if small else [32, 64, 100]),
-        "gradients": generator.random() < 0.8,
-        "dtype": dtype,
-        "options": options,
-        "ring": generator.randrange(1, 7),
-        "layout": generator.choice(["contiguous", "striped", "zigzag"]),
-        "threads": generator.choice([1, 2]),
-    }
-
-
-def random_tensors(case, seed):
-    generator = torch.Generator().manual_seed(seed)
-    dtype = torch.float32 if case["dtype"] == "f32" else torch.bfloat16
-
-    def normal(length, heads):
-        shape = (case["batch"], length, heads, case["head_dim"])
-        return torch.randn(shape, generator=generator).to(dtype)
-
-    tensors = {
-        "q": normal(case["q_len"], case["heads"]),
-        "k": normal(case["kv_len"], case["kv_heads"]),
-        "v": normal(case["kv_len"], case["kv_heads"]),
-    }
-    if case["gradients"]:
-        tensors["dout"] = normal(case["q_len"], case["heads"])
-    return tensors
-
-
-def scale_of(case):
-    return case["options"].get("scale", case["head_dim"] ** -0.5)
-
-
-def visible_of(case):
-    offset = case["options"].get("query_offset", case["kv_len"] - case["q_len"])
-    if not case["options"]["causal"]:
-        return torch.ones(case["q_len"], case["kv_len"], dtype=torch.bool)
-    positions = torch.arange(case["q_len"])[:, None] + offset
-    return torch.arange(case["kv_len"])[None, :] <= positions
-
-
-def by_head(tensor, heads):
-    """[batch, length, heads, head_dim] -> [batch, heads, length, head_dim], heads repeated."""
-    tensor = tensor.transpose(1, 2)
-    return tensor.repeat_interleave(heads // tensor.shape[1], dim=1)
-
-
-def probabilities(scores, visible):
-    """Softmax over visible keys and its logsumexp; rows that see nothing give 0 and -inf."""
-    scores = scores.masked_fill(~visible, -math.inf)
-    if scores.shape[-1] == 0:
-        return scores, torch.full(scores.shape[:-1], -math.inf, dtype=scores.dtype)
-    logsumexp = torch.logsumexp(scores, dim=-1)
-    seen = torch.where(logsumexp.isinf(), torch.zeros_like(logsumexp), logsumexp)
-    return torch.exp(scores - seen[..., None]), logsumexp
-
-
-def reference(case, tensors):
-    """Results in float64 by autograd, and the scale each is measured on."""
-    q, k, v = (tensors[name].double().requires_grad_() for name in "qkv")
-    heads = case["heads"]
-    keys, values = by_head(k, heads), by_head(v, heads)
-    scale = scale_of(case)
-    p, logsumexp = probabilities(scale * by_head(q, heads) @ keys.transpose(2, 3), visible_of(case))
-    out = (p @ values).transpose(1, 2)
-    results = {"out": out.detach(), "logsumexp": logsumexp.detach()}
-    scales = {name: magnitude(tensor) for name, tensor in results.items()}
-    if case["gradients"]:
-        dout = tensors["dout"].double()
-        gradients = torch.autograd.grad(out, (q, k, v), dout, allow_unused=True)
-        for name, gradient in zip(("dq", "dk", "dv"), gradients):
-            results[name] = gradient.detach()
-        with torch.no_grad():
-            # The sums of absolute terms, on which gradients that cancel are measured.
-            dp = (by_head(dout, heads) @ values.transpose(2, 3)).abs()
-            terms = abs(scale) * p * (dp + (p * dp).sum(-1, keepdim=True))
-            scales["dq"] = magnitude(terms @ keys.abs())
-            dk_terms = terms.transpose(2, 3) @ by_head(q, heads).abs()
-            grouped = dk_terms.unflatten(1, (case["kv_heads"], case["heads"] // case["kv_heads"]))
-            scales["dk"] = magnitude(grouped.sum(2))
-            scales["dv"] = magnitude(results["dv"])
-    return results, scales
-
-
-def plain_bf16(case, tensors):
-    """The formula as plainly computed: bf16 operands, float32 sums, one rounding at the end."""
-
-    def rounded(tensor):
-        return tensor.bfloat16().float()
-
-    heads = case["heads"]
-    q, k, v = (by_head(tensors[name].float(), heads) for name in "qkv")
-    scale = scale_of(case)
-    p, _ = probabilities(scale * (q @ k.transpose(2, 3)), visible_of(case))
-    results = {"out": (rounded(p) @ v).transpose(1, 2)}
-    if case["gradients"]:
-        dout = by_head(tensors["dout"].float(), heads)
-        dp = dout @ v.transpose(2, 3)
-        ds = rounded(p * (dp - (p * dp).sum(-1, keepdim=True)))
-
-        def of_kv_heads(tensor):
-            grouped = tensor.unflatten(1, (case["kv_heads"], heads // case["kv_heads"]))
-            return grouped.sum(2).transpose(1, 2)
-
-        results["dq"] = (scale * (ds @ k)).transpose(1, 2)
-        results["dk"] = of_kv_heads(scale * (ds.transpose(2, 3) @ q))
-        results["dv"] = of_kv_heads(rounded(p).transpose(2, 3) @ dout)
-    return {name: rounded(tensor) for name, tensor in results.items()}
+FORWARD_BOUND, BACKWARD_BOUND = 1e-5, 2e-6
+CANCELS = ("dq", "dk", "dbias", "dsinks")  # measured by their sums of absolute terms
 
 
 def magnitude(tensor):
     finite = tensor[tensor.isfinite()]
     return float(finite.abs().max()) if finite.numel() else 0.0
+
+
+def plain_case(**changes):
+    """A case without options, to which `changes` are made."""
+    case = {
+        "batch": 2, "q_len": 40, "k_len": 40, "heads": 4, "kv_heads": 2, "head_dim": 16,
+        "value_dim": 16, "gradients": True, "documents": 0, "bias": None, "sinks": False,
+        "dlogsumexp": False, "dtype": "f32", "ring": 3, "layout": "zigzag", "key_layout": None,
+        "threads": 1, "options": {"causal": False},
+    }
+    case.update(changes)
+    return case
 
 
 class AttentionCommand(support.TestCase):
@@ -161,74 +50,105 @@ class AttentionCommand(support.TestCase):
         safetensors.torch.save_file(tensors, inputs)
         options.write_text(json.dumps(case["options"]))
         mesh = () if ranks else ("--ring", case["ring"])
+        key_layout = ("--key-layout", case["key_layout"]) if case["key_layout"] else ()
         support.ringwise(
             "attention", "--inputs", inputs, "--options", options, "--out", out, *mesh,
-            "--layout", case["layout"], "--threads", case["threads"], ranks=ranks, check=True,
+            "--layout", case["layout"], *key_layout, "--threads", case["threads"], ranks=ranks,
+            check=True,
         )
-        return safetensors.torch.load_file(out)
+        # Copies: what is loaded looks into the file, which the next call writes anew.
+        results = {name: t.clone() for name, t in safetensors.torch.load_file(out).items()}
+        dropout_mask = results.pop("dropout_mask", None)
+        self.check_shapes(case, results, dropout_mask)
+        return results, dropout_mask
 
-    def check_shapes(self, case, results):
-        expected = {"out", "logsumexp"} | ({"dq", "dk", "dv"} if case["gradients"] else set())
-        self.assertEqual(set(results), expected)
+    def check_shapes(self, case, results, dropout_mask):
+        batch, heads, q_len, k_len = (case[name] for name in ("batch", "heads", "q_len", "k_len"))
+        expected = {"out": (batch, q_len, heads, case["value_dim"]),
+                    "logsumexp": (batch, heads, q_len)}
+        if case["gradients"]:
+            expected["dq"] = (batch, q_len, heads, case["head_dim"])
+            expected["dk"] = (batch, k_len, case["kv_heads"], case["head_dim"])
+            expected["dv"] = (batch, k_len, case["kv_heads"], case["value_dim"])
+            if case["bias"] is not None:
+                expected["dbias"] = tuple(
+                    extent if axis in case["bias"] else 1
+                    for axis, extent in zip("bhq", (batch, heads, q_len))) + (k_len,)
+            if case["sinks"]:
+                expected["dsinks"] = (heads,)
+        self.assertEqual({name: tuple(tensor.shape) for name, tensor in results.items()}, expected)
         for tensor in results.values():
             self.assertEqual(tensor.dtype, torch.float32)
+        self.assertEqual(dropout_mask is not None, "dump_dropout_mask" in case["options"])
+        if dropout_mask is not None:
+            self.assertEqual(dropout_mask.dtype, torch.uint8)
+            self.assertEqual(tuple(dropout_mask.shape), (batch, heads, q_len, k_len))
 
-    def check_f32(self, case, tensors, results):
-        self.check_shapes(case, results)
-        expected, scales = reference(case, tensors)
-        bounds = {"out": 1e-5, "logsumexp": 1e-5, "dv": 1e-5, "dq": 2e-6, "dk": 2e-6}
-        for name, tensor in expected.items():
-            self.assertEqual(results[name].shape, tensor.shape, name)
+    def check_f32(self, case, tensors, results, dropout_mask):
+        terms = (contract.absolute_terms(case, tensors, dropout_mask) if case["gradients"] else {})
+        for name, tensor in contract.reference(case, tensors, dropout_mask).items():
             if tensor.numel() == 0:
                 continue
-            error = support.largest_error(results[name], tensor, scale=scales[name])
-            self.assertLessEqual(error, bounds[name], f"{name} of {case}")
+            scale = magnitude(terms[name] if name in CANCELS else tensor)
+            bound = BACKWARD_BOUND if name in CANCELS else FORWARD_BOUND
+            error = support.largest_error(results[name], tensor, scale=scale)
+            self.assertLessEqual(error, bound, name)
 
     def test_f32_cases_against_float64(self):
         generator = random.Random(SEED)
         print(f"seed {SEED}")
         for index in range(F32_CASES):
-            case = random_case(generator, "f32")
-            tensors = random_tensors(case, index)
+            case = contract.random_case(generator, "f32")
+            tensors = contract.random_tensors(case, index)
             with self.subTest(index=index, case=case):
-                self.check_f32(case, tensors, self.attend(case, tensors))
+                self.check_f32(case, tensors, *self.attend(case, tensors))
 
     def test_bf16_cases_against_the_plain_formula(self):
         generator = random.Random(SEED + 1)
         for index in range(BF16_CASES):
-            case = random_case(generator, "bf16")
-            tensors = random_tensors(case, index)
+            case = contract.random_case(generator, "bf16") | {"gradients": True}
+            tensors = contract.random_tensors(case, index)
             with self.subTest(index=index, case=case):
-                results = self.attend(case, tensors)
-                self.check_shapes(case, results)
-                expected, _ = reference(case, tensors)
-                for name, plain in plain_bf16(case, tensors).items():
-                    exact = expected[name]
-                    self.assertLessEqual(
-                        support.rms_error(results[name], exact),
-                        1.1 * support.rms_error(plain, exact), name)
-                    self.assertLessEqual(
-                        support.largest_error(results[name], exact),
-                        2 * support.largest_error(plain, exact), name)
+                results, dropout_mask = self.attend(case, tensors)
+                expected = contract.reference(case, tensors, dropout_mask)
+                terms = contract.absolute_terms(case, tensors, dropout_mask)
+                for name, plain in contract.plain_bf16(case, tensors, dropout_mask).items():
+                    self.check_bf16(name, results[name], expected[name], plain, terms[name])
+                self.assertLessEqual(
+                    support.largest_error(results["logsumexp"], expected["logsumexp"]), 1e-5)
+
+    def check_bf16(self, name, actual, exact, plain, terms):
+        """As tests of the library do: see src/ring/ring_proof.h."""
+        scale = magnitude(terms)
+        if support.largest_error(actual, exact, scale=scale) <= BACKWARD_BOUND:
+            return
+        self.assertLessEqual(support.largest_error(actual, exact, scale=scale), 2**-7, name)
+        if exact.numel() < 1000:
+            return
+        self.assertLessEqual(support.rms_error(actual, exact),
+                             1.1 * support.rms_error(plain, exact), name)
+        self.assertLessEqual(support.largest_error(actual, exact),
+                             2 * support.largest_error(plain, exact), name)
 
     def test_mpirun_gives_the_bits_of_threads(self):
         generator = random.Random(SEED + 2)
         for ranks in (2, 3):
-            case = random_case(generator, "f32")
-            case |= {"q_len": 113, "kv_len": 113, "gradients": True, "ring": ranks, "threads": 1,
-                     "options": {"causal": True}}
-            tensors = random_tensors(case, ranks)
+            case = contract.random_case(generator, "f32")
+            case |= {"q_len": 113, "k_len": 113, "gradients": True, "ring": ranks, "threads": 1,
+                     "bias": "hq", "sinks": True, "dlogsumexp": True}
+            case["options"] = {"causal": True, "softcap": 3, "window": [40, None],
+                               "dropout": {"p": 0.2, "seed": 5}, "dump_dropout_mask": True}
+            tensors = contract.random_tensors(case, ranks)
             with self.subTest(ranks=ranks):
-                threads = self.attend(case, tensors)
-                processes = self.attend(case, tensors, ranks=ranks, name="mpi")
-                self.check_f32(case, tensors, processes)
+                threads, _ = self.attend(case, tensors)
+                processes, dropout_mask = self.attend(case, tensors, ranks=ranks, name="mpi")
+                self.check_f32(case, tensors, processes, dropout_mask)
                 for name, tensor in threads.items():
                     self.assertTrue(torch.equal(tensor, processes[name]), name)
 
     def test_dtype_flag_rounds_the_inputs(self):
-        case = random_case(random.Random(SEED + 3), "f32")
-        case |= {"q_len": 20, "kv_len": 20, "options": {"causal": True}}
-        tensors = random_tensors(case, 0)
+        case = plain_case(options={"causal": True})
+        tensors = contract.random_tensors(case, 0)
         halves = {name: tensor.bfloat16() for name, tensor in tensors.items()}
         results = []
         for index, given in enumerate((tensors, halves)):
@@ -239,6 +159,120 @@ class AttentionCommand(support.TestCase):
             results.append(safetensors.torch.load_file(out))
         for name, tensor in results[0].items():
             self.assertTrue(torch.equal(tensor, results[1][name]), name)
+
+    def test_dropout_is_a_function_of_the_seed(self):
+        case = plain_case(q_len=64, k_len=70, gradients=False)
+        case["options"] |= {"dropout": {"p": 0.3, "seed": 11}, "dump_dropout_mask": True}
+        tensors = contract.random_tensors(case, 0)
+        _, mask = self.attend(case, tensors)
+        kept, deviation = 0.7, (0.7 * 0.3) ** 0.5
+        for part in (mask, *mask.unbind(0), *mask.unbind(1)):
+            bound = 5 * deviation / part.numel() ** 0.5
+            self.assertLessEqual(abs(float(part.double().mean()) - kept), bound)
+        planes = mask.flatten(0, 1)
+        for first in range(len(planes)):
+            for second in range(first):
+                same = float((planes[first] == planes[second]).double().mean())
+                self.assertLessEqual(abs(same - (0.7**2 + 0.3**2)), 0.05)
+        for changes in ({"ring": 1}, {"ring": 5, "layout": "striped"}):
+            self.assertTrue(torch.equal(self.attend(case | changes, tensors)[1], mask))
+        case["options"] |= {"dropout": {"p": 0.3, "seed": 12}}
+        self.assertFalse(torch.equal(self.attend(case, tensors)[1], mask))
+
+    def sdpa(self, tensors, **options):
+        """Output and gradients of torch's own attention in float64."""
+        names = [name for name in ("q", "k", "v", "bias") if name in tensors]
+        leaves = {name: tensors[name].double().requires_grad_() for name in names}
+        q, k, v = (leaves[name].transpose(1, 2) for name in "qkv")
+        if "bias" in leaves:
+            options["attn_mask"] = leaves["bias"].expand(
+                q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+        out = scaled_dot_product_attention(q, k, v, enable_gqa=True, **options).transpose(1, 2)
+        gradients = torch.autograd.grad(out, list(leaves.values()), tensors["dout"].double())
+        results = {f"d{name}": gradient for name, gradient in zip(names, gradients)}
+        return {"out": out.detach(), **results}
+
+    def test_scaled_dot_product_attention(self):
+        causal = {"causal": True}
+        documents = {"documents": 3}
+        slices = [{"q": [0, 25], "k": [3, 40], "type": "causal"},
+                  {"head": 1, "q": [20, 40], "k": [0, 30], "type": "inverse_causal"},
+                  {"q": [0, 40], "k": [0, 2], "type": "full"}]
+        cases = {
+            "full": ({}, {}, False),
+            "causal": ({"options": causal}, {"is_causal": True}, False),
+            "scale": ({"options": causal | {"scale": 0.3}},
+                      {"is_causal": True, "scale": 0.3}, False),
+            "value dim": ({"value_dim": 24, "options": causal}, {"is_causal": True}, False),
+            "multi query": ({"kv_heads": 1, "options": causal}, {"is_causal": True}, False),
+            "cross": ({"q_len": 23, "k_len": 57, "key_layout": "striped"}, {}, False),
+            "bias": ({"bias": "bhq"}, {}, False),
+            "bias of a row": ({"bias": "h"}, {}, False),
+            "window": ({"options": causal | {"window": [7, None]}}, {}, True),
+            "block": ({"options": {"causal": False, "causal_block": 6}}, {}, True),
+            "slices": ({"options": {"causal": False, "slices": slices}}, {}, True),
+            "documents": (documents | {"options": causal}, {}, True),
+        }
+        for index, (name, (changes, options, masked)) in enumerate(cases.items()):
+            with self.subTest(name):
+                case = plain_case(**changes)
+                tensors = contract.random_tensors(case, index)
+                if masked:
+                    options = {"attn_mask": contract.visible_of(case, tensors)}
+                results, _ = self.attend(case, tensors)
+                terms = contract.absolute_terms(case, tensors)
+                for result, expected in self.sdpa(tensors, **options).items():
+                    scale = magnitude(terms[result] if result in CANCELS else expected)
+                    bound = BACKWARD_BOUND if result in CANCELS else FORWARD_BOUND
+                    self.assert_close(results[result], expected, bound, scale, result)
+
+    def test_flex_attention(self):
+        slopes = torch.tensor([0.5, 0.25, 0.125, 0.0625])
+        ids = torch.tensor([0] * 13 + [1] * 20 + [2] * 7)
+        bias = torch.randn(2, 4, 40, 40, generator=torch.Generator().manual_seed(1))
+
+        def causal(b, h, i, j):
+            return i >= j
+
+        def window(b, h, i, j):
+            return (i >= j) & (i - j <= 9)
+
+        def document(b, h, i, j):
+            return (i >= j) & (ids[i] == ids[j])
+
+        def alibi(score, b, h, i, j):
+            return score - slopes.to(score.dtype)[h] * (i - j).abs()
+
+        def softcap(score, b, h, i, j):
+            return 2 * torch.tanh(score / 2)
+
+        def everything(score, b, h, i, j):
+            return alibi(softcap(score, b, h, i, j), b, h, i, j) + bias.to(score.dtype)[b, h, i, j]
+
+        segment_ids = ids.to(torch.int32).expand(2, 40).contiguous()
+        segments = {"q_segment_ids": segment_ids, "k_segment_ids": segment_ids.clone()}
+        of_alibi, of_softcap = {"alibi_slopes": slopes.tolist()}, {"softcap": 2}
+        cases = {
+            "causal": ({}, {}, causal, None),
+            "window": ({"window": [9, None]}, {}, window, None),
+            "documents": ({}, segments, document, None),
+            "ALiBi": (of_alibi, {}, causal, alibi),
+            "softcap": (of_softcap, {}, causal, softcap),
+            "everything": (of_alibi | of_softcap, segments | {"bias": bias}, document, everything),
+        }
+        for index, (name, (options, given, mask_mod, score_mod)) in enumerate(cases.items()):
+            with self.subTest(name):
+                case = plain_case(gradients=False, options={"causal": True} | options,
+                                  bias="bhq" if "bias" in given else None)
+                tensors = contract.random_tensors(case, index) | given
+                results, _ = self.attend(case, tensors)
+                q, k, v = (tensors[x].double().transpose(1, 2) for x in "qkv")
+                block_mask = create_block_mask(mask_mod, None, None, 40, 40, device="cpu")
+                out, aux = flex_attention(
+                    q, k, v, score_mod=score_mod, block_mask=block_mask, enable_gqa=True,
+                    return_aux=AuxRequest(lse=True))
+                self.assert_close(results["out"], out.transpose(1, 2), FORWARD_BOUND)
+                self.assert_close(results["logsumexp"], aux.lse, FORWARD_BOUND)
 
 
 if __name__ == "__main__":
