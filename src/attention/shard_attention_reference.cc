@@ -4,6 +4,7 @@
 #include <cassert>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <utility>
 
@@ -39,11 +40,18 @@ std::vector<double> Doubles(std::span<const std::byte> bytes) {
   return doubles;
 }
 
+// `view` is contiguous but for its first axis: it may be some rows of every sequence.
 void Write(std::span<const double> values, TensorView view) {
-  assert(view.contiguous() && view.elements() == static_cast<int64_t>(values.size()));
+  assert(view.elements() == static_cast<int64_t>(values.size()));
+  if (values.empty()) return;
+  const size_t count = values.size() / static_cast<size_t>(view.shape[0]);
   DispatchDType(view.dtype, [&]<class T>(T) {
-    T* to = view.data<T>();
-    for (const double value : values) *to++ = T(static_cast<float>(value));
+    for (int64_t i = 0; i < view.shape[0]; ++i) {
+      T* to = view.at<T>(i);
+      for (const double value : values.subspan(i * count, count)) {
+        *to++ = T(static_cast<float>(value));
+      }
+    }
   });
 }
 
@@ -295,10 +303,27 @@ void ReferenceShardBackward::UnpackGradient(std::span<const std::byte> gradient,
                                             TensorView key_gradient, TensorView value_gradient) {
   const std::vector<double> doubles = Doubles(gradient);
   const auto end_of_keys = doubles.begin() + key_gradient.elements();
-  dk_.assign(doubles.begin(), end_of_keys);
-  dv_.assign(end_of_keys, doubles.end());
-  Write(dk_, key_gradient);
-  Write(dv_, value_gradient);
+  Unpacked rows{key_gradient.memory, {doubles.begin(), end_of_keys}, {end_of_keys, doubles.end()}};
+  Write(rows.key, key_gradient);
+  Write(rows.value, value_gradient);
+  const auto place = std::upper_bound(unpacked_.begin(), unpacked_.end(), rows,
+                                      [](const Unpacked& a, const Unpacked& b) {
+                                        return std::less<const void*>()(a.where, b.where);
+                                      });
+  unpacked_.insert(place, std::move(rows));
+}
+
+std::vector<double> ReferenceShardBackward::JoinUnpacked(
+    std::vector<double> Unpacked::*part) const {
+  std::vector<double> joined;
+  for (int64_t batch = 0; batch < shape_.batch; ++batch) {
+    for (const Unpacked& rows : unpacked_) {
+      const auto count = static_cast<int64_t>((rows.*part).size()) / shape_.batch;
+      const auto begin = (rows.*part).begin() + batch * count;
+      joined.insert(joined.end(), begin, begin + count);
+    }
+  }
+  return joined;
 }
 
 std::vector<double> ReferenceShardBackward::SinkGradient() const {

@@ -58,14 +58,21 @@ class ReferenceShardBackward final : public ShardAttentionBackward {
   void Finish(const AttentionGradients& gradients) override;
   AttentionStats stats() const override { return {}; }
 
-  // What Finish and UnpackGradient write, before rounding.
+  // What Finish and UnpackGradient write, before rounding; of the keys all rows unpacked, in the
+  // order they have in memory.
   const std::vector<double>& QueryGradient() const { return dq_; }
-  const std::vector<double>& KeyGradient() const { return dk_; }
-  const std::vector<double>& ValueGradient() const { return dv_; }
+  std::vector<double> KeyGradient() const { return JoinUnpacked(&Unpacked::key); }
+  std::vector<double> ValueGradient() const { return JoinUnpacked(&Unpacked::value); }
   const std::vector<double>& BiasGradient() const { return dbias_; }
   std::vector<double> SinkGradient() const;
 
  private:
+  struct Unpacked {
+    const void* where;  // the first of them, in memory
+    std::vector<double> key, value;
+  };
+  std::vector<double> JoinUnpacked(std::vector<double> Unpacked::*part) const;
+
   AttentionShape shape_;
   AttentionOptions options_;
   Positions query_positions_;
@@ -73,7 +80,8 @@ class ReferenceShardBackward final : public ShardAttentionBackward {
   std::vector<double> query_, output_gradient_, logsumexp_;
   // d_output . output - d_logsumexp of each row [batch, heads, q_len]
   std::vector<double> delta_;
-  std::vector<double> dq_, dk_, dv_, dbias_;
+  std::vector<double> dq_, dbias_;
+  std::vector<Unpacked> unpacked_;  // ascending
 };
 
 }  // namespace ringwise

@@ -96,7 +96,7 @@ TEST(RingSchedule, AnyPositions) {
     whole.query_positions = all_queries;
     whole.key_positions = all_keys;
     const AttentionOracle oracle = ComputeAttentionOracle(whole);
-    const RingPlan plan({.causal = true}, 1, 1, queries, key_positions);
+    const RingPlan plan({.causal = true}, 1, 1, queries, key_positions, 1);
     Launch(Mesh(5), [&](Rank& rank) {
       const int r = rank.ring.rank();
       const auto rows = [&](const ConstTensorView& view, const std::vector<Positions>& positions) {

@@ -11,6 +11,20 @@
 namespace ringwise {
 namespace {
 
+template <class View>
+View Rows(const View& view, Range rows) {
+  return view.Slice(1, rows.begin, rows.size());
+}
+
+// Calls visit(rows) for the stretches of this rank's keys that no block takes along.
+template <class Visit>
+void ForEachStretchAtHome(const RingBlocks& blocks, int own, const Visit& visit) {
+  const Range rows = blocks.plan.rows(own);
+  const int64_t length = Count(blocks.key_positions[own]);
+  if (rows.begin > 0) visit(Range{0, rows.begin});
+  if (rows.end < length) visit(Range{rows.end, length});
+}
+
 enum Tag { kBlockTag, kGradientTag, kHomeTag };
 
 // Moves blocks around the ring, double-buffered: the block of step s is in buffer s mod 2. Shard is
@@ -28,7 +42,12 @@ class TravellingBlocks {
     for (int b = 0; b < 2; ++b) {
       buffers_[b] = Buffer(context.meter, MemoryCategory::kRingBuffers, bytes[b]);
     }
-    if (Has(0)) shard_.Pack(blocks_.key, blocks_.value, positions(0), block(0));
+    for (int b = 0; b < plan.ring_size(); ++b) {
+      positions_.push_back(PositionsOf(blocks.key_positions[b], plan.rows(b)));
+    }
+    if (!Has(0)) return;
+    const Range rows = plan.rows(ring.rank());
+    shard_.Pack(Rows(blocks.key, rows), Rows(blocks.value, rows), positions(0), block(0));
   }
 
   // Whether this rank holds a block at `step`, which may be past the last.
@@ -40,7 +59,7 @@ class TravellingBlocks {
   std::span<std::byte> block(int step) const {
     return buffers_[step % 2].bytes().first(Bytes(step));
   }
-  const Positions& positions(int step) const { return blocks_.key_positions[index(step)]; }
+  const Positions& positions(int step) const { return positions_[index(step)]; }
 
   void Post(int step) {
     if (Has(step + 1)) {
@@ -64,6 +83,7 @@ class TravellingBlocks {
   Communicator& ring_;
   const RingBlocks& blocks_;
   Shard& shard_;
+  std::vector<Positions> positions_;  // by block
   std::array<Buffer, 2> buffers_;
   Communicator::TransferPtr receive_, send_;  // after the buffers: gone before them
 };
@@ -99,6 +119,40 @@ void Zero(ThreadTeam& team, std::span<std::byte> bytes) {
   });
 }
 
+// Packs a stretch that stays at home and calls attend(block, positions) with it.
+template <class Shard, class Attend>
+void AttendAtHome(Context& context, const RingBlocks& blocks, int own, Range rows, Shard& shard,
+                  const Attend& attend) {
+  const Positions positions = PositionsOf(blocks.key_positions[own], rows);
+  const Buffer block(context.meter, MemoryCategory::kRingBuffers,
+                     static_cast<size_t>(shard.BlockBytes(rows.size())));
+  shard.Pack(Rows(blocks.key, rows), Rows(blocks.value, rows), positions, block.bytes());
+  attend(block.bytes(), positions);
+}
+
+void AttendForwardAtHome(Context& context, const RingBlocks& blocks, int own,
+                         ShardAttentionForward& shard, const ProgressHook& progress) {
+  ForEachStretchAtHome(blocks, own, [&](Range rows) {
+    AttendAtHome(context, blocks, own, rows, shard, [&](auto block, const Positions& positions) {
+      shard.Attend(block, positions, progress);
+    });
+  });
+}
+
+void AttendBackwardAtHome(Context& context, const RingBlocks& blocks, int own,
+                          ShardAttentionBackward& shard, const ProgressHook& progress,
+                          const TensorView& key_gradient, const TensorView& value_gradient) {
+  ForEachStretchAtHome(blocks, own, [&](Range rows) {
+    AttendAtHome(context, blocks, own, rows, shard, [&](auto block, const Positions& positions) {
+      const Buffer gradient(context.meter, MemoryCategory::kRingBuffers,
+                            static_cast<size_t>(shard.GradientBytes(rows.size())));
+      Zero(context.team, gradient.bytes());
+      shard.Attend(block, positions, gradient.bytes(), progress);
+      shard.UnpackGradient(gradient.bytes(), Rows(key_gradient, rows), Rows(value_gradient, rows));
+    });
+  });
+}
+
 }  // namespace
 
 void RunRingForward(Context& context, Communicator& ring, const RingBlocks& blocks,
@@ -107,6 +161,7 @@ void RunRingForward(Context& context, Communicator& ring, const RingBlocks& bloc
   const ProgressHook progress = MakeProgressHook(ring);
   for (int step = 0; step < ring.size(); ++step) {
     travelling.Post(step);
+    if (step == 0) AttendForwardAtHome(context, blocks, ring.rank(), shard, progress);
     if (blocks.plan.Uses(travelling.index(step), step)) {
       shard.Attend(travelling.block(step), travelling.positions(step), progress);
     }
@@ -132,7 +187,8 @@ void RunRingBackward(Context& context, Communicator& ring, const RingBlocks& blo
     return buffer.bytes().first(shard.GradientBytes(plan.kv_len(block)));
   };
   const auto unpack_own = [&](const Buffer& buffer) {
-    shard.UnpackGradient(part_of(buffer, own), key_gradient, value_gradient);
+    shard.UnpackGradient(part_of(buffer, own), Rows(key_gradient, plan.rows(own)),
+                         Rows(value_gradient, plan.rows(own)));
   };
 
   // What is under way from the step before: its memory first, so that the transfer goes before it.
@@ -152,6 +208,9 @@ void RunRingBackward(Context& context, Communicator& ring, const RingBlocks& blo
       arrival = ring.Receive(part_of(arriving, block), travelling.Previous(), kGradientTag);
     }
 
+    if (step == 0) {
+      AttendBackwardAtHome(context, blocks, own, shard, progress, key_gradient, value_gradient);
+    }
     Buffer sum;
     if (uses) {
       sum = buffers.Take();

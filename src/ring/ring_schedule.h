@@ -14,7 +14,7 @@
 //
 //   step s    post    receive block (rank - s - 1) from the previous rank,
 //                     send block (rank - s) to the next
-//             compute attend to block (rank - s)
+//             compute attend to block (rank - s); at step 0 also to the keys that stay at home
 //             wait    for both transfers
 //
 // Backward also moves each block's gradient. The gradient of the block at hand arrives from the
@@ -22,13 +22,14 @@
 // next block is computed, and from the last user home.
 //
 // Memory, in kRingBuffers: two block buffers (one if this rank receives no block); in backward up
-// to three gradient buffers (sent, computed, received), one in a ring of one.
+// to three gradient buffers (sent, computed, received), one in a ring of one; and during step 0
+// those of the keys at home.
 namespace ringwise {
 
 struct RingBlocks {
   const RingPlan& plan;
-  const std::vector<Positions>& key_positions;  // by block
-  ConstTensorView key, value;                   // this rank's
+  const std::vector<Positions>& key_positions;  // of the ranks' shards
+  ConstTensorView key, value;                   // this rank's shard
 };
 
 // Attends `shard` to every block it uses, in ring order. Collective over `ring`.

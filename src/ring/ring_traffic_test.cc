@@ -8,6 +8,7 @@
 
 #include "attention/attention_oracle.h"
 #include "attention/shard_attention.h"
+#include "ring/ring_plan.h"
 #include "ring/row_shards.h"
 #include "ringwise/launch.h"
 #include "ringwise/random.h"
@@ -154,6 +155,19 @@ std::vector<int64_t> BytesToSend(const RingAttentionOptions& options, const Byte
   return sent;
 }
 
+std::string Compare(const WholeResults& results, const AttentionOracle& oracle) {
+  const auto widen = [](const std::vector<float>& values) {
+    return std::vector<double>(values.begin(), values.end());
+  };
+  AttentionResults found;
+  found.output = widen(results.output);
+  found.logsumexp = widen(results.logsumexp);
+  found.dq = widen(results.dq);
+  found.dk = widen(results.dk);
+  found.dv = widen(results.dv);
+  return CheckAttention(found, Results(oracle), oracle, {});
+}
+
 void CheckCall(const MaskedCase& c, const Call& call, const AttentionOracle& oracle, int ring,
                Layout layout, Layout key_layout) {
   const WholeAttention whole = call.whole(layout, key_layout);
@@ -192,16 +206,7 @@ void CheckCall(const MaskedCase& c, const Call& call, const AttentionOracle& ora
     backward.gradients[r] = back->GradientBytes(keys);
   });
   EXPECT_EQ(sent, BytesToSend(options, forward, backward));
-  const auto widen = [](const std::vector<float>& values) {
-    return std::vector<double>(values.begin(), values.end());
-  };
-  AttentionResults found;
-  found.output = widen(results.output);
-  found.logsumexp = widen(results.logsumexp);
-  found.dq = widen(results.dq);
-  found.dk = widen(results.dk);
-  found.dv = widen(results.dv);
-  EXPECT_EQ(CheckAttention(found, Results(oracle), oracle, {}), "");
+  EXPECT_EQ(Compare(results, oracle), "");
 }
 
 TEST(RingTraffic, IsWhatTheMaskRequiresInEveryPairOfLayouts) {
@@ -221,28 +226,65 @@ TEST(RingTraffic, IsWhatTheMaskRequiresInEveryPairOfLayouts) {
   }
 }
 
-// Bytes that the busiest rank sends.
-int64_t MostSent(int64_t length, int ring, const Mask& mask) {
-  const Call call({"", mask, length, length, 0});
+// Bytes that the busiest rank sends, and what comes out.
+std::pair<int64_t, WholeResults> Attend(const Call& call, int ring, Layout layout) {
   std::vector<int64_t> sent(ring);
+  WholeResults results;
   MeshOptions mesh;
   mesh.ring = ring;
   mesh.threads = 1;
   mesh.timeout_seconds = 60;
   Launch(mesh, [&](Rank& rank) {
-    AttendWhole(rank.context, rank.ring, call.whole(Layout::kContiguous, Layout::kContiguous));
+    WholeResults mine = AttendWhole(rank.context, rank.ring, call.whole(layout, layout));
     sent[rank.ring.rank()] = rank.ring.bytes_sent();
+    if (rank.ring.rank() == 0) results = std::move(mine);
   });
-  return *std::max_element(sent.begin(), sent.end());
+  return {*std::max_element(sent.begin(), sent.end()), std::move(results)};
+}
+
+int64_t MostSent(int64_t length, int ring, const Mask& mask) {
+  return Attend(Call({"", mask, length, length, 0}), ring, Layout::kContiguous).first;
 }
 
 // Ranks are added as the sequence grows: with a window a rank's neighbours stay the same few.
-TEST(RingTraffic, OfAWindowDoesNotGrowWithTheSequence) {
+TEST(RingTraffic, OfAWindowDoesNotGrowWithTheRing) {
   const Mask window{.causal = true, .window_left = 10};
   const int64_t least = MostSent(32, 4, window);
   EXPECT_GT(least, 0);
   for (const int ring : {5, 6, 9}) EXPECT_EQ(MostSent(8 * ring, ring, window), least) << ring;
   EXPECT_GT(MostSent(72, 9, {.causal = true}), 2 * least);
+}
+
+// And as the shards grow: only the end of a shard travels, in whole units of rows.
+TEST(RingTraffic, OfAWindowDoesNotGrowWithTheSequence) {
+  for (const Mask& window :
+       {Mask{.causal = true, .window_left = 100}, Mask{.window_left = 0, .window_right = 100}}) {
+    const int64_t least = MostSent(3 * RingPlan::kRowUnit, 3, window);
+    EXPECT_GT(least, 0);
+    for (const int64_t units : {2, 4}) {
+      EXPECT_EQ(MostSent(3 * units * RingPlan::kRowUnit, 3, window), least) << units;
+    }
+  }
+}
+
+// Keys that stay at home before, after and on both sides of those that travel.
+TEST(RingTraffic, KeysThatStayAtHomeAreAttendedTo) {
+  const auto slices = std::make_shared<std::vector<MaskSlice>>(std::vector<MaskSlice>{
+      {{}, 1300, 1400, 400, 500}, {1, 0, 900, 300, 1300, SliceKind::kInverseCausal}});
+  const MaskedCase cases[] = {
+      {"at the end", {.causal = true, .window_left = 100}, 1000, 1000, 0},
+      {"at the begin", {.window_left = 3, .window_right = 50}, 1000, 990, 10},
+      {"in the middle", {.slices = slices}, 2400, 2400, 0},
+      {"documents", {.causal = true, .segments = Documents(1000, 1000, 0)}, 1000, 1000, 0},
+  };
+  for (const MaskedCase& c : cases) {
+    const Call call(c);
+    const AttentionOracle oracle = call.Oracle();
+    for (const Layout layout : kLayouts) {
+      SCOPED_TRACE(std::string(c.name) + ", " + std::string(Name(layout)));
+      EXPECT_EQ(Compare(Attend(call, 2, layout).second, oracle), "");
+    }
+  }
 }
 
 }  // namespace
