@@ -266,8 +266,6 @@ AttentionOracle ComputePlainBf16Attention(const AttentionCase& attention_case) {
   return Formula<PlainBf16>(attention_case).Compute();
 }
 
-AttentionResults Results(const AttentionOracle& oracle) { return oracle; }
-
 const std::vector<MeasuredTensor>& MeasuredTensors() {
   using R = AttentionResults;
   using O = AttentionOracle;

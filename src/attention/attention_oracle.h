@@ -73,8 +73,6 @@ struct AttentionBounds {
 std::string CheckAttention(const AttentionResults& results, const AttentionResults& expected,
                            const AttentionOracle& oracle, const AttentionBounds& bounds);
 
-AttentionResults Results(const AttentionOracle& oracle);
-
 // The tensors of results with the scale each is measured on.
 struct MeasuredTensor {
   const char* name;

@@ -227,7 +227,7 @@ std::string CheckShard(const ShardCase& c, const ShardInputs& inputs,
   const bool backward = !(results.dq.empty() && results.dk.empty() && results.dv.empty());
   const AttentionCase attention = ForOracle(c, inputs, backward);
   const AttentionOracle oracle = ComputeAttentionOracle(attention);
-  if (c.dtype == DType::kF32) return CheckAttention(results, Results(oracle), oracle, {});
+  if (c.dtype == DType::kF32) return CheckAttention(results, oracle, oracle, {});
   return CheckBf16(results, oracle, ComputePlainBf16Attention(attention));
 }
 

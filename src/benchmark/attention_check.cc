@@ -90,8 +90,8 @@ void CheckAttentionProblem(Rank& rank, AttentionProblem problem) {
                                  .dv = doubles(found.dv)};
   const std::string wrong =
       problem.dtype == DType::kF32
-          ? CheckAttention(results, Results(oracle), oracle, AttentionBounds{})
-          : CheckBf16(results, Results(ComputePlainBf16Attention(exact)), Results(oracle));
+          ? CheckAttention(results, oracle, oracle, AttentionBounds{})
+          : CheckBf16(results, ComputePlainBf16Attention(exact), oracle);
   if (!wrong.empty()) throw Error("attention is wrong, nothing was timed: " + wrong);
 }
 

@@ -165,7 +165,7 @@ std::string Compare(const WholeResults& results, const AttentionOracle& oracle) 
   found.dq = widen(results.dq);
   found.dk = widen(results.dk);
   found.dv = widen(results.dv);
-  return CheckAttention(found, Results(oracle), oracle, {});
+  return CheckAttention(found, oracle, oracle, {});
 }
 
 void CheckCall(const MaskedCase& c, const Call& call, const AttentionOracle& oracle, int ring,
