@@ -205,6 +205,7 @@ class BadInput(support.TestCase):
             ('{"causal": true, "causal": false}', BAD_USAGE, "'causal' in "),
             ('{"dropout": {"p": 0.1, "p": 0.2}}', BAD_USAGE, "'p' in "),
             ('{"slices": [{"q": [0, 1], "q": [0, 2]}]}', BAD_USAGE, "'q' in "),
+            ('{"slices": ' + "[" * 200_000 + "]" * 200_000 + "}", FAILED, "nest more than 16 deep"),
         ):
             self.options.write_text(text)
             self.refused(code, ["options.json", says])
@@ -214,11 +215,18 @@ class BadInput(support.TestCase):
             self.assert_one_line_error(result, FAILED, missing)
 
     def test_flags(self):
-        for flag, value in (("--layout", "spiral"), ("--key-layout", "spiral"), ("--ring", "-1"),
-                            ("--ring", "nan"), ("--dtype", "f16"), ("--threads", "-2")):
+        layouts = "must be contiguous, striped or zigzag"
+        whole = "must be a whole number"
+        for flag, value, may_be in (
+            ("--layout", "spiral", layouts), ("--key-layout", "spiral", layouts),
+            ("--ring", "-1", "must be 0 or more"), ("--ring", "nan", whole),
+            ("--ring", "1.5", whole), ("--ring", "9" * 30, whole), ("--dtype", "f16", "f32"),
+            ("--threads", "-2", "must be 0 or more"), ("--threads", "two", whole),
+            ("--timeout", "0", "must be above 0"), ("--timeout", "soon", "must be a number"),
+        ):
             result = support.ringwise("attention", "--inputs", self.inputs, "--out", self.out,
                                       flag, value)
-            self.assert_one_line_error(result, BAD_USAGE, value)
+            self.assert_one_line_error(result, BAD_USAGE, flag + ":", may_be, value)
         result = support.ringwise("attention", "--inputs", "none.st", "--out", self.out)
         self.assert_one_line_error(result, FAILED, "none.st")
 

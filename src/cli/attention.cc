@@ -193,23 +193,14 @@ void AddAttention(CLI::App& app) {
                    "Ranks along the sequence; 0: all of mpirun's, else 1")
       ->capture_default_str()
       ->type_name("N")
+      ->check(NumberFor(flags->mesh.ring))
       ->check(AtLeastZero());
   AddLayoutFlag(*command, flags->layout);
-  command
-      ->add_option_function<std::string>(
-          "--key-layout",
-          [flags](const std::string& name) { flags->key_layout = ParseLayout(name); },
-          "How keys and values are cut over the ring; default: as --layout")
-      ->type_name("NAME");
+  AddKeyLayoutFlag(*command, flags->key_layout);
   command->add_option("--dtype", flags->dtype, "f32 or bf16: to compute with; default: the file's")
       ->type_name("TYPE")
       ->check(CLI::IsMember({"f32", "bf16"}));
-  command
-      ->add_option("--threads", flags->mesh.threads,
-                   "Threads a rank; 0: the cores this job may use, over the ranks on this host")
-      ->capture_default_str()
-      ->type_name("N")
-      ->check(AtLeastZero());
+  AddRankFlags(*command, flags->mesh);
   AddConfigFlag(*command);
   command->callback([flags] { RunAttention(*flags); });
 }

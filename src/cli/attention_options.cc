@@ -36,7 +36,14 @@ std::string Shown(const Json& value) {
 
 Json ParseOptions(const std::string& path) {
   std::vector<std::set<std::string>> keys;  // of the objects that are open
-  const auto refuse_twice = [&](int, Json::parse_event_t event, Json& parsed) {
+  const auto refuse = [&](int depth, Json::parse_event_t event, Json& parsed) {
+    constexpr int kDeepest = 16;  // more than options nest, and what can be shown in an error
+    if (depth > kDeepest) {
+      throw FileError(
+          fmt::format("{}: lists and objects nest more than {} deep: expected an "
+                      "object such as {{\"causal\": true}}",
+                      path, kDeepest));
+    }
     if (event == Json::parse_event_t::object_start) keys.emplace_back();
     if (event == Json::parse_event_t::object_end) keys.pop_back();
     if (event == Json::parse_event_t::key) {
@@ -49,7 +56,7 @@ Json ParseOptions(const std::string& path) {
   };
   Json options;
   try {
-    options = Json::parse(ReadTextFile(path), refuse_twice);
+    options = Json::parse(ReadTextFile(path), refuse);
   } catch (const Json::parse_error& error) {
     throw FileError(
         fmt::format("{}: not JSON at byte {}: expected an object such as "

@@ -19,6 +19,7 @@ void Flag(CLI::App& command, const char* name, Value& value, const char* meaning
   command.add_option(name, value, meaning)
       ->capture_default_str()
       ->type_name("N")
+      ->check(NumberFor(value))
       ->check(AtLeastZero());
 }
 
@@ -28,6 +29,7 @@ void AddMinSecondsFlag(CLI::App& command, double& seconds) {
                   "Repeat for at least so long, and three times; the median is reported")
       ->capture_default_str()
       ->type_name("SECONDS")
+      ->check(NumberFor(seconds))
       ->check(AtLeastZero());
 }
 

@@ -115,6 +115,7 @@ void AddEval(CLI::App& app) {
   command->add_option("--max-tokens", flags->max_tokens, "Stop after so many tokens; 0: no limit")
       ->capture_default_str()
       ->type_name("N")
+      ->check(NumberFor(flags->max_tokens))
       ->check(AtLeastZero());
   command->add_flag("--document-mask", flags->document_mask,
                     "Documents in one window do not see each other, as in `train`");

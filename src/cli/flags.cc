@@ -135,7 +135,7 @@ void KeepBrackets(const CLI::App& command, std::vector<std::string>& args) {
   }
 }
 
-// A check of the number alone: what is none is left to the conversion, which says so.
+// A check of the number alone: what is none is left to NumberFor.
 template <class Accepts>
 CLI::Validator NumberCheck(const char* expected, const Accepts& accepts) {
   return {[expected, accepts](const std::string& text) {
@@ -146,6 +146,19 @@ CLI::Validator NumberCheck(const char* expected, const Accepts& accepts) {
             return fmt::format("must be {}, found {}", expected, text);
           },
           ""};
+}
+
+template <class Target>
+CLI::Option* AddLayoutOption(CLI::App& command, const std::string& flag, Target& layout,
+                             const char* meaning) {
+  const auto parse = [&layout, flag](const std::string& name) {
+    try {
+      layout = ParseLayout(name);
+    } catch (const UsageError& error) {
+      throw UsageError(flag + ": " + error.what());
+    }
+  };
+  return command.add_option_function<std::string>(flag, parse, meaning)->type_name("NAME");
 }
 
 // Appends the file's keys as --key=value, except those that `args` already has.
@@ -260,34 +273,44 @@ void AddMeshFlags(CLI::App& command, MeshOptions& mesh) {
                   "Ranks along the sequence; 0: those left of mpirun's by --data-parallel, else 1")
       ->capture_default_str()
       ->type_name("N")
+      ->check(NumberFor(mesh.ring))
       ->check(AtLeastZero());
   command
       .add_option("--data-parallel", mesh.data_parallel,
                   "Groups of ranks that see different sequences; 0: what is left, else 1")
       ->capture_default_str()
       ->type_name("N")
+      ->check(NumberFor(mesh.data_parallel))
       ->check(AtLeastZero());
+  AddRankFlags(command, mesh);
+}
+
+void AddRankFlags(CLI::App& command, MeshOptions& mesh) {
   command
       .add_option("--threads", mesh.threads,
                   "Threads a rank; 0: the cores this job may use, over the ranks on this host")
       ->capture_default_str()
       ->type_name("N")
+      ->check(NumberFor(mesh.threads))
       ->check(AtLeastZero());
   command
       .add_option("--timeout", mesh.timeout_seconds,
                   "Seconds of silence after which a rank that is waited for has failed")
       ->capture_default_str()
       ->type_name("SECONDS")
+      ->check(NumberFor(mesh.timeout_seconds))
       ->check(AboveZero());
 }
 
 void AddLayoutFlag(CLI::App& command, Layout& layout) {
-  command
-      .add_option_function<std::string>(
-          "--layout", [&layout](const std::string& name) { layout = ParseLayout(name); },
-          "How the sequence is cut over the ring: contiguous, striped or zigzag")
-      ->default_str(std::string(Name(layout)))
-      ->type_name("NAME");
+  AddLayoutOption(command, "--layout", layout,
+                  "How the sequence is cut over the ring: contiguous, striped or zigzag")
+      ->default_str(std::string(Name(layout)));
+}
+
+void AddKeyLayoutFlag(CLI::App& command, std::optional<Layout>& layout) {
+  AddLayoutOption(command, "--key-layout", layout,
+                  "How keys and values are cut over the ring; default: as --layout");
 }
 
 void AddDTypeFlag(CLI::App& command, std::string& dtype) {
@@ -308,6 +331,7 @@ void AddContextFlag(CLI::App& command, int64_t& context, const std::string& mean
   command.add_option("--context", context, meaning)
       ->capture_default_str()
       ->type_name("TOKENS")
+      ->check(NumberFor(context))
       ->check(AboveZero());
 }
 
@@ -315,6 +339,7 @@ void AddSeedFlag(CLI::App& command, uint64_t& seed, const std::string& meaning) 
   command.add_option("--seed", seed, meaning)
       ->capture_default_str()
       ->type_name("N")
+      ->check(NumberFor(seed))
       ->check(AtLeastZero());  // the conversion would take -1 for the largest number
 }
 

@@ -1,26 +1,28 @@
 #pragma once
 
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "ringwise/dtype.h"
 #include "ringwise/launch.h"
 #include "ringwise/layout.h"
 
-namespace CLI {
-class App;
-class Validator;
-}  // namespace CLI
-
 // The flags that subcommands share, so that one name means one thing with one default everywhere.
 namespace ringwise {
 
-// --ring, --data-parallel, --threads, --timeout
+// --ring, --data-parallel, and AddRankFlags
 void AddMeshFlags(CLI::App& command, MeshOptions& mesh);
-// --layout contiguous|striped|zigzag
+// --threads, --timeout
+void AddRankFlags(CLI::App& command, MeshOptions& mesh);
+// --layout contiguous|striped|zigzag, and --key-layout, which stays empty where it is not given.
 void AddLayoutFlag(CLI::App& command, Layout& layout);
+void AddKeyLayoutFlag(CLI::App& command, std::optional<Layout>& layout);
 // --dtype f32|bf16|auto. `dtype` keeps the name; ResolveDType makes it a type when it is needed.
 void AddDTypeFlag(CLI::App& command, std::string& dtype);
 DType ResolveDType(const std::string& name);
@@ -31,7 +33,19 @@ void AddJsonFlag(CLI::App& command, bool& json);
 // --config FILE. Its keys are the subcommand's flags without the dashes; see ExpandConfig.
 void AddConfigFlag(CLI::App& command);
 
-// Checks of a number, finite: "must be 0 or more, found -1".
+// Checks that a text is a number such as the variable holds: "must be a whole number, found 1.5".
+template <class Value>
+CLI::Validator NumberFor(const Value& /*variable*/) {
+  return {[](std::string& text) {
+            Value parsed{};
+            if (CLI::detail::lexical_cast(text, parsed)) return std::string();
+            return fmt::format("must be a {}, found {}",
+                               std::is_integral_v<Value> ? "whole number" : "number", text);
+          },
+          ""};
+}
+
+// Checks of a number, finite: "must be 0 or more, found -1". What is none is left to NumberFor.
 CLI::Validator AtLeastZero();
 CLI::Validator AboveZero();
 

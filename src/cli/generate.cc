@@ -91,16 +91,19 @@ void AddGenerate(CLI::App& app) {
   command->add_option("--max-tokens", options.max_tokens, "New tokens (bytes) at most")
       ->capture_default_str()
       ->type_name("N")
+      ->check(NumberFor(options.max_tokens))
       ->check(AtLeastZero());
   command
       ->add_option("--temperature", options.temperature,
                    "Divides the logits; 0: always the likeliest token")
       ->capture_default_str()
       ->type_name("X")
+      ->check(NumberFor(options.temperature))
       ->check(AtLeastZero());
   command->add_option("--top-k", options.top_k, "Sample among the N likeliest tokens; 0: all")
       ->capture_default_str()
       ->type_name("N")
+      ->check(NumberFor(options.top_k))
       ->check(AtLeastZero());
   AddSeedFlag(*command, options.seed, "Seed of the sampling: the same text for any ring");
   AddMeshFlags(*command, flags->mesh);

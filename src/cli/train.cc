@@ -3,7 +3,6 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 #include <string>
-#include <type_traits>
 
 #include "cli/commands.h"
 #include "cli/flags.h"
@@ -30,14 +29,7 @@ void Flag(CLI::App& command, const char* name, Value& value, const char* meaning
           const char* unit) {
   CLI::Option* option = command.add_option(name, value, meaning);
   option->capture_default_str()->type_name(unit);
-  option->check(CLI::Validator(
-      [](std::string& text) {
-        Value parsed{};
-        if (CLI::detail::lexical_cast(text, parsed)) return std::string();
-        return fmt::format("must be a {}, found {}",
-                           std::is_integral_v<Value> ? "whole number" : "number", text);
-      },
-      ""));
+  option->check(NumberFor(value));
 }
 
 void AddRunFlags(CLI::App& command, TrainOptions& options) {
