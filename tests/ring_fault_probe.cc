@@ -2,8 +2,8 @@
 //
 //   ring_fault_probe forward|backward throw|stall|stop|kill RANKS [TIMEOUT_SECONDS]
 //
-// Rank 1 fails when it attends to its own block, with a transfer under way on every side and another
-// that only it can start.
+// Rank 1 fails when it attends to its own block, with a transfer under way on every side and
+// another that only it can start.
 #include <algorithm>
 #include <chrono>
 #include <csignal>

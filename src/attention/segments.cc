@@ -1,5 +1,7 @@
 #include <algorithm>
+#include <string>
 #include <tuple>
+#include <utility>
 
 #include "ringwise/error.h"
 #include "ringwise/mask.h"

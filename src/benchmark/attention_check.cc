@@ -88,10 +88,9 @@ void CheckAttentionProblem(Rank& rank, AttentionProblem problem) {
                                  .dq = doubles(found.dq),
                                  .dk = doubles(found.dk),
                                  .dv = doubles(found.dv)};
-  const std::string wrong =
-      problem.dtype == DType::kF32
-          ? CheckAttention(results, oracle, oracle, AttentionBounds{})
-          : CheckBf16(results, ComputePlainBf16Attention(exact), oracle);
+  const std::string wrong = problem.dtype == DType::kF32
+                                ? CheckAttention(results, oracle, oracle, AttentionBounds{})
+                                : CheckBf16(results, ComputePlainBf16Attention(exact), oracle);
   if (!wrong.empty()) throw Error("attention is wrong, nothing was timed: " + wrong);
 }
 
