@@ -526,7 +526,10 @@ class BadInput(TrainTestCase):
         self.refuse(2, "--window", "whole number", window=1.5)
         for dropout in [1, -0.1, "nan"]:
             self.refuse(2, "--dropout", "[0, 1)", dropout=dropout)
-        self.refuse(2, "--document-mask", "maybe", document_mask="maybe")
+        for value in ["maybe", 3, -1]:
+            self.run_train("--data", self.text, "--out", self.folder / "out",
+                           f"--document-mask={value}")
+            self.assert_error(2, f"--document-mask: must be true or false, found {value}")
         self.refuse(2, "--steps", "whole number", "many", steps="many")
         self.run_train("--steps", 5, "--data", self.text, "--steps=6")
         self.assert_error(2, "--steps is given twice")
@@ -555,7 +558,8 @@ class BadInput(TrainTestCase):
         self.assertEqual((saved["num_hidden_layers"], saved["hidden_size"]), (1, 16))  # flags win
         for text, word in [("stesp = 2\n", "steps"), ("steps 2\n", "key = value"),
                            ("steps = \"2\n", "closed"), ("steps = two\n", "quotes"),
-                           ("steps = 1\nsteps = 2\n", "twice"), ("[train]\nsteps = 2\n", "table")]:
+                           ("steps = 1\nsteps = 2\n", "twice"), ("[train]\nsteps = 2\n", "table"),
+                           ("document-mask = 3\n", "true or false")]:
             config.write_text(text)
             self.refuse(2, "run.toml:", word, config=config)
         self.refuse(1, "missing.toml", config=self.folder / "missing.toml")

@@ -76,6 +76,12 @@ std::optional<std::string> FlagValue(const std::vector<std::string>& args,
   return value;
 }
 
+// A switch may be given a value; `where` is what the error begins with.
+void CheckSwitch(const CLI::Option& option, const std::string& value, const std::string& where) {
+  if (option.get_items_expected_max() > 0 || value == "true" || value == "false") return;
+  throw UsageError(fmt::format("{}: must be true or false, found {}", where, value));
+}
+
 // `path` is what the user typed to get here: "ringwise train".
 void CheckFlags(const CLI::App& command, const std::string& path,
                 const std::vector<std::string>& args) {
@@ -95,9 +101,11 @@ void CheckFlags(const CLI::App& command, const std::string& path,
       throw UsageError(fmt::format("--{} is given twice", name));
     }
     given.push_back(name);
+    const size_t equals = args[i].find('=');
+    if (equals != std::string::npos) CheckSwitch(*option, args[i].substr(equals + 1), "--" + name);
     // The value that follows may look like a flag: text does.
     const bool takes_next = option->get_items_expected_min() > 0;
-    if (takes_next && args[i].find('=') == std::string::npos) ++i;
+    if (takes_next && equals == std::string::npos) ++i;
   }
 }
 
@@ -181,6 +189,8 @@ void AppendConfig(const CLI::App& command, const std::string& path,
     });
     if (given) continue;
     for (const std::string& value : entry.values) {
+      CheckSwitch(*command.get_option("--" + entry.key), value,
+                  fmt::format("{}:{}: {}", path, entry.line, entry.key));
       added.push_back(fmt::format("--{}={}", entry.key, value));
     }
   }
