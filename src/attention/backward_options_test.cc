@@ -122,8 +122,8 @@ TEST(BackwardOptions, CountsTilesWithAVisiblePair) {
     EXPECT_EQ(stats.tile_keys, BackwardTileRows(c.shape()));
     int64_t tiles = 0;
     for (const Positions& block : c.key_blocks) {
-      for (const RowBlock& keys : CutIntoBlocks(block, stats.tile_keys, false)) {
-        for (const RowBlock& queries : CutIntoBlocks(c.queries, stats.tile_queries, false)) {
+      for (const RowBlock& keys : CutIntoBlocks(block, stats.tile_keys)) {
+        for (const RowBlock& queries : CutIntoBlocks(c.queries, stats.tile_queries)) {
           for (int64_t plane = 0; plane < 8; ++plane) {
             const MaskPlane of{mask, plane / 4, plane % 4};
             if (CountVisible(of, {queries.positions}, {keys.positions}) > 0) ++tiles;

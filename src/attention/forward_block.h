@@ -12,14 +12,14 @@
 
 namespace ringwise {
 
-// Keys that are transposed together, and so the longest key tile. A multiple of the register tile's
-// rows; part of the block's format.
+// The longest key tile: keys that are transposed together. A multiple of the register tile's rows;
+// part of the block's format.
 inline constexpr int64_t kKeyChunk = 384;
 
 // The key/value block of forward. Per batch and kv_head:
 //   keys    [kv_len][padded head_dim]: left factor of the scores
-//   values  transposed by chunks of kKeyChunk keys, [value_dim][padded chunk]: left factor of
-//   output
+//   values  transposed by key tiles, as CutIntoBlocks makes them of kKeyChunk keys,
+//           [value_dim][tile]: left factor of output
 // Padding to an even length, for bf16 alone, is zero: products take pairs. `Element` is const where
 // the block is only read.
 template <class Element>
@@ -36,19 +36,17 @@ class ForwardBlock {
 
   int64_t padded_head_dim() const { return RoundUp(head_dim_, kGroup); }
   int64_t HeadElements() const {
-    return kv_len_ * padded_head_dim() + value_dim_ * RoundUp(kv_len_, kGroup);
+    return RoundUp(kv_len_ * (padded_head_dim() + value_dim_), kGroup);
   }
 
   // Rows of keys from local index `key` on.
   Rows<Element> Keys(int64_t batch, int64_t kv_head, int64_t key) const {
     return {Head(batch, kv_head) + key * padded_head_dim(), padded_head_dim()};
   }
-  // Rows are dimensions, columns keys from local index `key` to the end of its chunk.
-  Rows<Element> Values(int64_t batch, int64_t kv_head, int64_t key) const {
-    const int64_t begin = key / kKeyChunk * kKeyChunk;
-    const int64_t width = RoundUp(std::min(kKeyChunk, kv_len_ - begin), kGroup);
-    return {Head(batch, kv_head) + kv_len_ * padded_head_dim() + begin * value_dim_ + key - begin,
-            width};
+  // Rows are dimensions, columns the keys of the tile.
+  Rows<Element> Values(int64_t batch, int64_t kv_head, const RowBlock& tile) const {
+    return {Head(batch, kv_head) + kv_len_ * padded_head_dim() + tile.begin * value_dim_,
+            tile.count()};
   }
 
  private:

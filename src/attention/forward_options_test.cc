@@ -201,8 +201,8 @@ TEST(ForwardOptions, CountsTheTilesThatAreSeen) {
         }
         return false;
       };
-      for (const RowBlock& queries : CutIntoBlocks(c.queries, stats.tile_queries, false)) {
-        for (const RowBlock& keys : CutIntoBlocks(c.keys(), stats.tile_keys, true)) {
+      for (const RowBlock& queries : CutIntoBlocks(c.queries, stats.tile_queries)) {
+        for (const RowBlock& keys : CutIntoBlocks(c.keys(), stats.tile_keys)) {
           for (int64_t plane = 0; plane < 4; ++plane) {
             if (sees_any({mask, plane / 2, plane % 2}, queries, keys)) ++expected;
           }

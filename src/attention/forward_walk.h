@@ -80,7 +80,7 @@ class ForwardWalk {
       const Rows<const Operand> keys =
           AsOperand(block.Keys(batch, kv_head, tile.begin), count, head_dim_, work_.wide_keys);
       const Rows<const Operand> values =
-          AsOperand(block.Values(batch, kv_head, tile.begin), value_dim_, count, work_.wide_values);
+          AsOperand(block.Values(batch, kv_head, tile), value_dim_, count, work_.wide_values);
       for (int p = 0; p < panels; ++p) AttendTile(of, keys, values, tile, work_.panels[p]);
       ++tiles;
       progress.Worked(count * queries.count() * (head_dim_ + value_dim_));

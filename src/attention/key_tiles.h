@@ -13,8 +13,7 @@ namespace ringwise {
 // and the last visible one, however long the block.
 class KeyTiles {
  public:
-  KeyTiles(const Positions& positions, int64_t rows)
-      : tiles_(CutIntoBlocks(positions, rows, true)) {
+  KeyTiles(const Positions& positions, int64_t rows) : tiles_(CutIntoBlocks(positions, rows)) {
     for (size_t i = 0; i < tiles_.size(); ++i) {
       if (i == 0 || tiles_[i].positions.start <= tiles_[i - 1].positions.last()) {
         stretches_.push_back(i);

@@ -42,7 +42,7 @@ class TiledBackward final : public ShardAttentionBackward {
                  .query = query,
                  .output_gradient = saved.output_gradient,
                  .q_len = Count(query_positions),
-                 .query_blocks = CutIntoBlocks(query_positions, kBackwardQueryBlock, false)},
+                 .query_blocks = CutIntoBlocks(query_positions, kBackwardQueryBlock)},
         hulls_(context.team, problem_.mask, shape, problem_.query_blocks),
         dq_(context, problem_.query_blocks, shape.batch, shape.heads, shape.heads / shape.kv_heads,
             shape.head_dim),
@@ -226,8 +226,7 @@ class TiledBackward final : public ShardAttentionBackward {
     const int64_t kv_len = Count(key_positions);
     const BackwardBlock<const Storage> layout(shape, kv_len, block.data());
     const GradientBlock<float> sums(shape, kv_len, gradient.data());
-    const std::vector<RowBlock> tiles =
-        CutIntoBlocks(key_positions, BackwardTileRows(shape), false);
+    const std::vector<RowBlock> tiles = CutIntoBlocks(key_positions, BackwardTileRows(shape));
     const BackwardPlan plan(context_.team, problem_.mask, shape, hulls_, problem_.query_blocks,
                             tiles);
     computed_tiles_ += plan.computed_tiles();

@@ -37,7 +37,7 @@ class TiledForward final : public ShardAttentionForward {
                  query},
         sinks_(options.sinks),
         q_len_(Count(query_positions)),
-        query_blocks_(CutIntoBlocks(query_positions, kForwardQueryBlock, false)) {
+        query_blocks_(CutIntoBlocks(query_positions, kForwardQueryBlock)) {
     const int64_t rows = shape.batch * shape.heads * q_len_;
     output_ =
         Buffer(context.meter, MemoryCategory::kActivations, rows * shape.value_dim * sizeof(float));
@@ -61,12 +61,12 @@ class TiledForward final : public ShardAttentionForward {
     CheckKeyValue(key, value, shape, kv_len);
     assert(static_cast<int64_t>(block.size()) == BlockBytes(kv_len));
     const ForwardBlock<Storage> layout = Block<Storage>(kv_len, block.data());
-    const int64_t chunks = (kv_len + kKeyChunk - 1) / kKeyChunk;
-    context_.team.ForEach(shape.batch * shape.kv_heads * chunks, [&](int64_t index, int) {
-      const int64_t begin = index % chunks * kKeyChunk;
-      const int64_t head = index / chunks % shape.kv_heads;
-      const int64_t batch = index / chunks / shape.kv_heads;
-      PackChunk(layout, key, value, batch, head, begin, std::min(kKeyChunk, kv_len - begin));
+    const std::vector<RowBlock> tiles = CutIntoBlocks(positions, kKeyChunk);
+    const auto count = static_cast<int64_t>(tiles.size());
+    context_.team.ForEach(shape.batch * shape.kv_heads * count, [&](int64_t index, int) {
+      const int64_t head = index / count % shape.kv_heads;
+      const int64_t batch = index / count / shape.kv_heads;
+      PackTile(layout, key, value, batch, head, tiles[index % count]);
     });
   }
 
@@ -100,26 +100,23 @@ class TiledForward final : public ShardAttentionForward {
     return {problem_.shape, kv_len, bytes};
   }
 
-  void PackChunk(const ForwardBlock<Storage>& layout, const ConstTensorView& key,
-                 const ConstTensorView& value, int64_t batch, int64_t head, int64_t begin,
-                 int64_t count) const {
+  void PackTile(const ForwardBlock<Storage>& layout, const ConstTensorView& key,
+                const ConstTensorView& value, int64_t batch, int64_t head,
+                const RowBlock& tile) const {
     const int64_t head_dim = problem_.shape.head_dim;
-    const Rows<const Storage> keys = HeadRows<const Storage>(key, batch, begin, head);
-    const Rows<Storage> packed_keys = layout.Keys(batch, head, begin);
+    const int64_t count = tile.count();
+    const Rows<const Storage> keys = HeadRows<const Storage>(key, batch, tile.begin, head);
+    const Rows<Storage> packed_keys = layout.Keys(batch, head, tile.begin);
     Storage* to = packed_keys.data;
     for (int64_t row = 0; row < count; ++row) {
       std::copy_n(keys.data + row * keys.stride, head_dim, to);
       std::fill(to + head_dim, to + packed_keys.stride, Storage{});
       to += packed_keys.stride;
     }
-    const Rows<const Storage> values = HeadRows<const Storage>(value, batch, begin, head);
-    const Rows<Storage> packed_values = layout.Values(batch, head, begin);
-    to = packed_values.data;
-    const int64_t value_dim = problem_.shape.value_dim;
-    Transpose(values.data, values.stride, count, value_dim, to, packed_values.stride);
-    for (int64_t i = 0; count < packed_values.stride && i < value_dim; ++i) {
-      to[i * packed_values.stride + count] = Storage{};
-    }
+    const Rows<const Storage> values = HeadRows<const Storage>(value, batch, tile.begin, head);
+    const Rows<Storage> packed_values = layout.Values(batch, head, tile);
+    Transpose(values.data, values.stride, count, problem_.shape.value_dim, packed_values.data,
+              packed_values.stride);
   }
 
   // What one item of work is: a query block of one head.

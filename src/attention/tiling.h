@@ -18,9 +18,9 @@ struct RowBlock {
   int64_t count() const { return positions.count; }
 };
 
-// Cuts the rows of a shard into blocks of at most `rows`, in order. A block never spans two runs.
-// With `aligned` none spans a multiple of `rows` in local indices either.
-std::vector<RowBlock> CutIntoBlocks(const Positions& positions, int64_t rows, bool aligned);
+// Cuts the rows of a shard into blocks of at most `rows`, in order. Each run is cut by itself, from
+// its first row: so few blocks, and none spans two runs.
+std::vector<RowBlock> CutIntoBlocks(const Positions& positions, int64_t rows);
 
 // Part of a block.
 inline RowBlock Part(const RowBlock& block, int64_t begin, int64_t count) {

@@ -49,9 +49,22 @@ Range RowsSeenElsewhere(const std::vector<std::pair<MaskPlane, int64_t>>& planes
   return seen;
 }
 
-Range BlockRows(const Range& seen, int64_t length, int64_t unit) {
-  if (seen.begin >= seen.end) return {0, length};
-  return {seen.begin / unit * unit, std::min(length, (seen.end + unit - 1) / unit * unit)};
+// `seen`, made longer up to whole units of the runs where it begins and ends; all if it is empty.
+Range BlockRows(const Range& seen, const Positions& keys, int64_t unit) {
+  Range rows{0, Count(keys)};
+  if (seen.begin >= seen.end) return rows;
+  int64_t row = 0;
+  for (const PositionRun& run : keys) {
+    const Range in_run{seen.begin - row, seen.end - row};
+    if (0 <= in_run.begin && in_run.begin < run.count) {
+      rows.begin = row + in_run.begin / unit * unit;
+    }
+    if (0 < in_run.end && in_run.end <= run.count) {
+      rows.end = row + std::min(run.count, (in_run.end + unit - 1) / unit * unit);
+    }
+    row += run.count;
+  }
+  return rows;
 }
 
 }  // namespace
@@ -75,8 +88,8 @@ RingPlan::RingPlan(const Mask& mask, int64_t batch, int64_t heads,
   const auto ranks = static_cast<int>(key_positions.size());
   for (int block = 0; block < ranks; ++block) {
     const Positions& shard = key_positions[block];
-    rows_.push_back(BlockRows(RowsSeenElsewhere(planes, block, query_positions, shard),
-                              Count(shard), row_unit));
+    rows_.push_back(
+        BlockRows(RowsSeenElsewhere(planes, block, query_positions, shard), shard, row_unit));
     const Positions keys = PositionsOf(shard, rows_.back());
     uses_.emplace_back(ranks, false);
     first_use_.push_back(kNever);

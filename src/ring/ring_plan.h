@@ -22,7 +22,7 @@ namespace ringwise {
 class RingPlan {
  public:
   static constexpr int kNever = -1;
-  // Blocks begin and end at multiples of so many rows, or with the shard: as tiles of keys do, so
+  // Blocks begin and end at multiples of so many rows of a run, or with it: as tiles of keys do, so
   // that a shard cut in two has no more of them.
   static constexpr int64_t kRowUnit = 384;
 

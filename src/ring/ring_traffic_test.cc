@@ -8,6 +8,7 @@
 
 #include "attention/attention_oracle.h"
 #include "attention/shard_attention.h"
+#include "ring/least_tiles.h"
 #include "ring/ring_plan.h"
 #include "ring/row_shards.h"
 #include "ringwise/launch.h"
@@ -125,6 +126,29 @@ bool SeesAny(const Mask& mask, const Positions& queries, const Positions& keys) 
   return false;
 }
 
+// What travels of shards shorter than RingPlan::kRowUnit: the runs of `block` from the first to the
+// last that meet what a run of another rank's queries sees, from its first key to its last; all if
+// there is none.
+Positions Stretch(const RingAttentionOptions& options, int block) {
+  const Positions& shard = options.key_positions[block];
+  const auto seen_elsewhere = [&](const PositionRun& run) {
+    for (size_t rank = 0; rank < options.query_positions.size(); ++rank) {
+      if (static_cast<int>(rank) == block) continue;
+      for (const PositionRun& queries : options.query_positions[rank]) {
+        for (int64_t plane = 0; plane < kBatch * kHeads; ++plane) {
+          const KeyRange hull =
+              HullOfVisible({options.mask, plane / kHeads, plane % kHeads}, queries);
+          if (run.start < hull.end && hull.begin <= run.last()) return true;
+        }
+      }
+    }
+    return false;
+  };
+  const auto first = std::find_if(shard.begin(), shard.end(), seen_elsewhere);
+  const auto last = std::find_if(shard.rbegin(), shard.rend(), seen_elsewhere);
+  return first == shard.end() ? shard : Positions(first, last.base());
+}
+
 struct Bytes {
   std::vector<int64_t> blocks, gradients;  // of each rank's block
 };
@@ -136,13 +160,11 @@ std::vector<int64_t> BytesToSend(const RingAttentionOptions& options, const Byte
   const auto ring = static_cast<int>(options.key_positions.size());
   std::vector<int64_t> sent(ring, 0);
   for (int block = 0; block < ring; ++block) {
+    const Positions keys = Stretch(options, block);
     int first = -1;
     int last = -1;
     for (int step = 0; step < ring; ++step) {
-      if (!SeesAny(options.mask, options.query_positions[(block + step) % ring],
-                   options.key_positions[block])) {
-        continue;
-      }
+      if (!SeesAny(options.mask, options.query_positions[(block + step) % ring], keys)) continue;
       if (first < 0) first = step;
       last = step;
     }
@@ -200,7 +222,7 @@ void CheckCall(const MaskedCase& c, const Call& call, const AttentionOracle& ora
         rank.context, shape, options, query.view(),
         {gradient.view(), std::as_const(logsumexp).view(), gradient.view()},
         options.query_positions[r]);
-    const int64_t keys = Count(options.key_positions[r]);
+    const int64_t keys = Count(Stretch(options, r));
     forward.blocks[r] = shard->BlockBytes(keys);
     backward.blocks[r] = back->BlockBytes(keys);
     backward.gradients[r] = back->GradientBytes(keys);
@@ -283,6 +305,38 @@ TEST(RingTraffic, KeysThatStayAtHomeAreAttendedTo) {
     for (const Layout layout : kLayouts) {
       SCOPED_TRACE(std::string(c.name) + ", " + std::string(Name(layout)));
       EXPECT_EQ(Compare(Attend(call, 2, layout).second, oracle), "");
+    }
+  }
+}
+
+// However the runs of a shard and the stretch of it that travels lie to multiples of a tile.
+TEST(RingTraffic, NoMoreTilesAreComputedThanNeedBe) {
+  for (const int64_t length : {1000, 2048}) {
+    const MaskedCase cases[] = {
+        {"causal", {.causal = true}, length, length, 0},
+        {"window", {.causal = true, .window_left = 300}, length, length, 0},
+        {"documents",
+         {.causal = true, .segments = Documents(length, length, 0)},
+         length,
+         length,
+         0},
+    };
+    for (const MaskedCase& c : cases) {
+      const Call call(c);
+      for (const int ring : {2, 3}) {
+        for (const Layout layout : kLayouts) {
+          SCOPED_TRACE(std::string(c.name) + " of " + std::to_string(length) + ", ring of " +
+                       std::to_string(ring) + ", " + std::string(Name(layout)));
+          const RingAttentionOptions options = OptionsFor(call.whole(layout, layout), ring);
+          const WholeResults results = Attend(call, ring, layout).second;
+          for (const AttentionStats& stats : {results.forward, results.backward}) {
+            EXPECT_LE(static_cast<double>(stats.tiles),
+                      1.05 * static_cast<double>(LeastTiles(
+                                 c.mask, kBatch, kHeads, options.query_positions,
+                                 options.key_positions, stats.tile_queries, stats.tile_keys)));
+          }
+        }
+      }
     }
   }
 }
