@@ -36,6 +36,9 @@ function(ringwise_room name)
     target_link_libraries(${name}_test PRIVATE ringwise_${name} ${ARG_PRIVATE} GTest::gtest_main
                                                GTest::gmock)
     add_test(NAME ${name} COMMAND ${name}_test)
+    if(RINGWISE_SANITIZE)  # instrumented, the oracles take twenty times as long
+      set_tests_properties(${name} PROPERTIES TIMEOUT 3600)
+    endif()
     if(RINGWISE_SANITIZE MATCHES thread)
       set_tests_properties(${name} PROPERTIES ENVIRONMENT
         "TSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/cmake/tsan_suppressions.txt")
