@@ -1,0 +1,93 @@
+// What forward does to a tile of scores, once a target: see tile_kernels_f32.cc.
+#if defined(RINGWISE_KERNELS_SOFTMAX_F32_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef RINGWISE_KERNELS_SOFTMAX_F32_INL_H_
+#undef RINGWISE_KERNELS_SOFTMAX_F32_INL_H_
+#else
+#define RINGWISE_KERNELS_SOFTMAX_F32_INL_H_
+#endif
+
+#include <cstdint>
+#include <limits>
+
+#include "kernels/tile_vectors_f32-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace ringwise {
+namespace HWY_NAMESPACE {
+
+template <bool kMasked>
+void ScoreMaxima(const ScoreTile& tile, float* maxima) {
+  const D d;
+  const V lowest = hn::Set(d, -std::numeric_limits<float>::infinity());
+  const V scale = hn::Set(d, tile.scale);
+  for (int column = 0; column < tile.columns; column += kWidth) {
+    V high = lowest;
+    for (int row = 0; row < tile.rows; ++row) {
+      V t = hn::Mul(scale, hn::LoadU(d, tile.scores + row * kPanel + column));
+      if constexpr (kMasked) t = hn::IfThenElse(Lanes(column, tile.visible[row]), t, lowest);
+      high = Higher(t, high);
+    }
+    hn::StoreU(high, d, maxima + column);
+  }
+}
+
+inline void AnyScoreMaxima(const ScoreTile& tile, float* maxima) {
+  tile.visible ? ScoreMaxima<true>(tile, maxima) : ScoreMaxima<false>(tile, maxima);
+}
+
+template <bool kMasked, bool kDrops>
+float Softmax(const ScoreTile& tile, const float* reference, float* p, float* sums, float* weights,
+              float* excess) {
+  const D d;
+  const V lowest = hn::Set(d, -std::numeric_limits<float>::infinity());
+  const V scale = hn::Set(d, tile.scale);
+  V highest = lowest;
+  for (int column = 0; column < tile.columns; column += kWidth) {
+    const V minus_reference = hn::Neg(hn::LoadU(d, reference + column));
+    V high = lowest;
+    V sum = hn::Zero(d);
+    const auto one = [&](int row) HWY_ATTR {
+      const V score = hn::LoadU(d, tile.scores + row * kPanel + column);
+      V t = hn::MulAdd(score, scale, minus_reference);
+      V power;
+      if constexpr (kMasked) {
+        const auto lanes = Lanes(column, tile.visible[row]);
+        t = hn::IfThenElse(lanes, t, lowest);
+        power = hn::IfThenElseZero(lanes, Exp2(t));
+      } else {
+        power = Exp2(t);
+      }
+      high = Higher(t, high);
+      sum = hn::Add(sum, power);
+      if constexpr (kDrops) power = hn::IfThenElseZero(Lanes(column, tile.kept[row]), power);
+      hn::StoreU(power, d, p + row * kPanel + column);
+    };
+    int row = 0;
+    for (; row + 4 <= tile.rows; row += 4) {
+      one(row);
+      one(row + 1);
+      one(row + 2);
+      one(row + 3);
+    }
+    for (; row < tile.rows; ++row) one(row);
+    hn::StoreU(sum, d, sums + column);
+    hn::StoreU(sum, d, weights + column);
+    hn::StoreU(high, d, excess + column);
+    highest = Higher(high, highest);
+  }
+  return hn::GetLane(hn::MaxOfLanes(d, highest));
+}
+
+inline float AnySoftmax(const ScoreTile& tile, const float* reference, float* p, float* sums,
+                        float* weights, float* excess) {
+  const auto softmax = tile.kept      ? tile.visible ? &Softmax<true, true> : &Softmax<false, true>
+                            : tile.visible ? &Softmax<true, false>
+                                      : &Softmax<false, false>;
+  return softmax(tile, reference, p, sums, weights, excess);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace ringwise
+HWY_AFTER_NAMESPACE();
+
+#endif  // per target

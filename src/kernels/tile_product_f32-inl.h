@@ -1,0 +1,106 @@
+// The register tile of the float products, once a target: see tile_kernels_f32.cc.
+#if defined(RINGWISE_KERNELS_TILE_PRODUCT_F32_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef RINGWISE_KERNELS_TILE_PRODUCT_F32_INL_H_
+#undef RINGWISE_KERNELS_TILE_PRODUCT_F32_INL_H_
+#else
+#define RINGWISE_KERNELS_TILE_PRODUCT_F32_INL_H_
+#endif
+
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels/tile_vectors_f32-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace ringwise {
+namespace HWY_NAMESPACE {
+
+// The register tile: sums of kTileRows x kTileVectors vectors, beside one row of b and one element
+// of a, fill the 16 or 32 registers.
+inline constexpr int kTileRows = 6;
+#if HWY_TARGET == HWY_AVX2
+inline constexpr int kTileVectors = 2;
+#else
+inline constexpr int kTileVectors = 4;
+#endif
+
+template <int kRows, int kVectors>
+HWY_NOINLINE void TileProduct(const float* HWY_RESTRICT a, int64_t lda, const float* HWY_RESTRICT b,
+                              int64_t ldb, int k, float* HWY_RESTRICT c, int64_t ldc,
+                              bool accumulate) {
+  const D d;
+  V sums[kRows][kVectors];
+#pragma GCC unroll 8
+  for (int row = 0; row < kRows; ++row) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) sums[row][v] = hn::Zero(d);
+  }
+  for (int i = 0; i < k; ++i) {
+    V right[kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) right[v] = hn::LoadU(d, b + v * kWidth);
+    b += ldb;
+#pragma GCC unroll 8
+    for (int row = 0; row < kRows; ++row) {
+      const V left = hn::Set(d, a[row * lda + i]);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) sums[row][v] = hn::MulAdd(left, right[v], sums[row][v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int row = 0; row < kRows; ++row) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      float* to = c + row * ldc + v * kWidth;
+      hn::StoreU(accumulate ? hn::Add(hn::LoadU(d, to), sums[row][v]) : sums[row][v], d, to);
+    }
+  }
+}
+
+template <int kVectors>
+void ProductColumns(const float* a, int64_t lda, const float* b, int64_t ldb, int m, int k,
+                    float* c, int64_t ldc, bool accumulate) {
+  using Function = decltype(&TileProduct<1, kVectors>);
+  constexpr Function kByRows[kTileRows + 1] = {
+      nullptr,
+      &TileProduct<1, kVectors>,
+      &TileProduct<2, kVectors>,
+      &TileProduct<3, kVectors>,
+      &TileProduct<4, kVectors>,
+      &TileProduct<5, kVectors>,
+      &TileProduct<6, kVectors>,
+  };
+  while (m > 0) {
+    // Eight rows are better cut in halves than into six and two.
+    const int rows = m == kTileRows + 2 ? 4 : std::min(m, kTileRows);
+    kByRows[rows](a, lda, b, ldb, k, c, ldc, accumulate);
+    a += rows * lda;
+    c += rows * ldc;
+    m -= rows;
+  }
+}
+
+inline void Product(const float* a, int64_t lda, const float* b, int64_t ldb, int m, int n, int k,
+                    float* c, int64_t ldc, bool accumulate) {
+  while (n > 0) {
+    const int vectors = std::min((n + kWidth - 1) / kWidth, kTileVectors);
+    if (vectors == 1) {
+      ProductColumns<1>(a, lda, b, ldb, m, k, c, ldc, accumulate);
+    } else if (vectors == 2 || kTileVectors == 2) {
+      ProductColumns<2>(a, lda, b, ldb, m, k, c, ldc, accumulate);
+    } else if (vectors == 3) {
+      ProductColumns<3>(a, lda, b, ldb, m, k, c, ldc, accumulate);
+    } else {
+      ProductColumns<4>(a, lda, b, ldb, m, k, c, ldc, accumulate);
+    }
+    b += vectors * kWidth;
+    c += vectors * kWidth;
+    n -= vectors * kWidth;
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace ringwise
+HWY_AFTER_NAMESPACE();
+
+#endif  // per target
