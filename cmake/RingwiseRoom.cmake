@@ -3,7 +3,8 @@
 # Makes library ringwise_NAME from src/NAME/*.cc and test program NAME_test from src/NAME/*_test.cc.
 # Files named *_reference.cc are ordinary sources. With MPI_SOURCES, a pair x_mpi.cc / x_no_mpi.cc is
 # chosen by RINGWISE_MPI. Tests named *_mpi_test.cc form NAME_mpi_test, run under mpirun: see
-# ringwise_mpi_test.
+# ringwise_mpi_test. The objects are added to the global property RINGWISE_ROOM_OBJECTS, of which
+# RingwiseInstall.cmake makes the library that is installed.
 function(ringwise_room name)
   cmake_parse_arguments(ARG "MPI_SOURCES" "" "DEPENDS;PRIVATE" ${ARGN})
   file(GLOB all CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cc)
@@ -27,6 +28,7 @@ function(ringwise_room name)
     add_library(ringwise_${name} STATIC ${sources})
     target_link_libraries(ringwise_${name} PUBLIC ringwise_flags ${ARG_DEPENDS}
                                            PRIVATE ${ARG_PRIVATE})
+    set_property(GLOBAL APPEND PROPERTY RINGWISE_ROOM_OBJECTS $<TARGET_OBJECTS:ringwise_${name}>)
   else()
     add_library(ringwise_${name} INTERFACE)
     target_link_libraries(ringwise_${name} INTERFACE ringwise_flags ${ARG_DEPENDS})
