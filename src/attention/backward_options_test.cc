@@ -115,11 +115,9 @@ TEST(BackwardOptions, CountsTilesWithAVisiblePair) {
   for (const Mask& mask : Masks()) {
     ShardCase c = Large();
     c.options.mask = mask;
-    c.head_dim = 80;
-    c.value_dim = 64;  // tiles of 192 keys
     const AttentionStats stats = ComputeShard(c, ShardInputs(c)).backward;
     EXPECT_EQ(stats.tile_queries, kBackwardQueryBlock);
-    EXPECT_EQ(stats.tile_keys, BackwardTileRows(c.shape()));
+    EXPECT_EQ(stats.tile_keys, BackwardTileRows(c.shape(), Count(c.queries), c.threads));
     int64_t tiles = 0;
     for (const Positions& block : c.key_blocks) {
       for (const RowBlock& keys : CutIntoBlocks(block, stats.tile_keys)) {

@@ -33,6 +33,7 @@ struct BackwardProblem {
   ConstTensorView query;
   ConstTensorView output_gradient;
   int64_t q_len = 0;
+  int64_t tile_rows = 0;               // keys of a tile: BackwardTileRows
   std::vector<RowBlock> query_blocks;  // of at most kBackwardQueryBlock
   const BlockHulls* hulls = nullptr;   // of query_blocks
   const float* logsumexp = nullptr;    // [batch, heads, q_len], base 2; rows seeing nothing: +inf
@@ -59,14 +60,14 @@ class BackwardWalk {
         head_dim_(static_cast<int>(problem.shape.head_dim)),
         value_dim_(static_cast<int>(problem.shape.value_dim)),
         dropout_factor_(static_cast<float>(1 / (1 - problem.dropout.probability))),
-        tile_rows_(BackwardTileRows(problem.shape)) {
+        tile_rows_(problem.tile_rows) {
     Arena arena(workspace);
-    work_ = Workspace::Lay(problem.shape, arena);
+    work_ = Workspace::Lay(problem.shape, tile_rows_, arena);
   }
 
-  static size_t WorkspaceBytes(const AttentionShape& shape) {
+  static size_t WorkspaceBytes(const BackwardProblem& problem) {
     Arena counter;
-    Workspace::Lay(shape, counter);
+    Workspace::Lay(problem.shape, problem.tile_rows, counter);
     return counter.used();
   }
 
@@ -140,12 +141,12 @@ class BackwardWalk {
       const Rows<const Operand> rows =
           AsOperand(HeadRows<const Storage>(view, batch, queries.begin, head), count, to.length,
                     work_.wide_queries);
+      kernels_.pack_rows(rows.data, rows.stride, count, to.length, kBackwardQueryBlock * kPanel,
+                         to.rows);
       for (int p = 0; p * kPanel < count; ++p) {
         kernels_.pack_transposed(rows.data + p * kPanel * rows.stride, rows.stride,
                                  std::min(kPanel, count - p * kPanel), to.length, to.transposed[p]);
       }
-      kernels_.pack_rows(rows.data, rows.stride, count, to.length, kBackwardQueryBlock * kPanel,
-                         to.rows);
     };
     load(problem_.query, work_.query);
     load(problem_.output_gradient, work_.d_output);
@@ -193,8 +194,7 @@ class BackwardWalk {
       const auto queries_end =
           static_cast<int>(std::min<int64_t>(queries.count(), int64_t{last} * kPanel));
       AddRowGradients(step, work_.p, work_.d_output, first * kPanel, queries_end, work_.dv);
-      AddRowGradients(step, work_.ds + row * kBackwardQueryBlock, work_.query, first * kPanel,
-                      queries_end, work_.dk);
+      AddRowGradients(step, work_.ds, work_.query, first * kPanel, queries_end, work_.dk);
     }
     for (int p = 0; p < panel_count; ++p) {
       if (seen[p] == 0) continue;
@@ -245,7 +245,8 @@ class BackwardWalk {
     const int64_t query = p * kPanel + column;
     const auto power =
         static_cast<float>(work_.p[(row - step.begin) * kBackwardQueryBlock + query]);
-    const auto gradient = static_cast<float>(work_.ds[row * kBackwardQueryBlock + query]);
+    const auto gradient =
+        static_cast<float>(work_.ds[(row - step.begin) * kBackwardQueryBlock + query]);
     float* dk = work_.dk.data + row * work_.dk.stride;
     float* dv = work_.dv.data + row * work_.dv.stride;
     for (int64_t i = 0; kept && i < value_dim_; ++i) dv[i] += power * work_.d_output.At(query, i);
@@ -263,11 +264,11 @@ class BackwardWalk {
     const int begin = view.rows.begin;
     const int end = view.rows.end;
     Operand* p_step = work_.p + p * kPanel;
-    Operand* ds_tile = work_.ds + p * kPanel;
+    Operand* ds_step = work_.ds + p * kPanel;
     for (int row = step.begin; row < step.end; ++row) {
       if (row >= begin && row < end) continue;
       std::fill_n(p_step + (row - step.begin) * kBackwardQueryBlock, kPanel, Operand{});
-      std::fill_n(ds_tile + row * kBackwardQueryBlock, kPanel, Operand{});
+      std::fill_n(ds_step + (row - step.begin) * kBackwardQueryBlock, kPanel, Operand{});
     }
     if (view.empty()) return {};
     ScoreTile scores{.scores = work_.scores,
@@ -284,11 +285,11 @@ class BackwardWalk {
     multiply(tile.values, work_.d_output, work_.dp);
     const RowBlock rows = Part(tile.block, begin, scores.rows);
     const ScoreGradientTerms terms = ApplyTerms(plane, panel.queries, rows, scores);
-    kernels_.softmax_gradient(
-        scores, terms, work_.dp, work_.logsumexp + p * kPanel, work_.delta + p * kPanel,
-        p_step + (begin - step.begin) * kBackwardQueryBlock, ds_tile + begin * kBackwardQueryBlock,
-        work_.packed_ds + begin * kBackwardQueryBlock + p * kPanel * kRowGroup<Operand>,
-        kBackwardQueryBlock);
+    kernels_.softmax_gradient(scores, terms, work_.dp, work_.logsumexp + p * kPanel,
+                              work_.delta + p * kPanel,
+                              p_step + (begin - step.begin) * kBackwardQueryBlock,
+                              ds_step + (begin - step.begin) * kBackwardQueryBlock,
+                              kBackwardQueryBlock, work_.packed_ds[p] + begin * kPanel);
     if (terms.unsloped != nullptr) {
       AddBiasGradient(plane.batch, plane.head, panel.queries, rows, terms.unsloped,
                       *problem_.bias_gradient);
@@ -346,9 +347,8 @@ class BackwardWalk {
       const int begin = std::max(first * kBackwardStep, panel.rows.begin);
       const int end = std::min(last * kBackwardStep, panel.rows.end);
       kernels_.product(
-          work_.keys_transposed + begin, tile_rows_,
-          work_.packed_ds + begin * kBackwardQueryBlock + p * kPanel * kRowGroup<Operand>,
-          kBackwardQueryBlock, head_dim_, static_cast<int>(panel.queries.count()),
+          work_.keys_transposed + begin, tile_rows_, work_.packed_ds[p] + begin * kPanel, kPanel,
+          head_dim_, static_cast<int>(panel.queries.count()),
           static_cast<int>(RoundUp(end - begin, kRowGroup<Operand>)), sum.data, sum.stride, true);
       first = last + std::countr_zero(seen >> last);
     }

@@ -16,10 +16,12 @@ inline constexpr int64_t kBackwardQueryBlock = kBackwardPanels * kPanel;
 // Key rows whose scores are made at once: they stay in the nearest cache.
 inline constexpr int kBackwardStep = 48;
 
-// Keys of a tile: as many as leave its operands and gradients in the second cache.
-inline int64_t BackwardTileRows(const AttentionShape& shape) {
-  return shape.head_dim + shape.value_dim <= 128 ? 384 : 192;
-}
+// Keys of a tile, a multiple of kBackwardStep. Whatever is loaded, packed and added to dq for a
+// query block is so once a tile, so tiles are large: their operands and gradients take one and a
+// half of the second cache, because a query block reads them in order, and they come from the third
+// in time. Less where the team would not find a few tiles a thread, if there are as many keys as
+// queries.
+int64_t BackwardTileRows(const AttentionShape& shape, int64_t q_len, int threads);
 
 inline int64_t Panels(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
 
@@ -61,14 +63,14 @@ struct BackwardWorkspace {
   RowGradient dk, dv;
   QueryOperands<Operand> query;
   QueryOperands<Operand> d_output;
-  float* scores = nullptr;                  // [kBackwardStep][kPanel]
-  float* dp = nullptr;                      // [kBackwardStep][kPanel]
-  Operand* p = nullptr;                     // [kBackwardStep][kBackwardQueryBlock]
-  Operand* ds = nullptr;                    // [tile rows][kBackwardQueryBlock]
-  Operand* packed_ds = nullptr;             // packed, as ds; float: `ds` itself
-  float* logsumexp = nullptr;               // [kBackwardQueryBlock], base 2
-  float* delta = nullptr;                   // [kBackwardQueryBlock]
-  uint64_t* visible[kBackwardPanels] = {};  // [tile rows]
+  float* scores = nullptr;                   // [kBackwardStep][kPanel]
+  float* dp = nullptr;                       // [kBackwardStep][kPanel]
+  Operand* p = nullptr;                      // [kBackwardStep][kBackwardQueryBlock]
+  Operand* ds = nullptr;                     // [kBackwardStep][kBackwardQueryBlock]
+  Operand* packed_ds[kBackwardPanels] = {};  // packed [tile rows][kPanel]
+  float* logsumexp = nullptr;                // [kBackwardQueryBlock], base 2
+  float* delta = nullptr;                    // [kBackwardQueryBlock]
+  uint64_t* visible[kBackwardPanels] = {};   // [tile rows]
   // Of the key rows of a step, for options that need them:
   float* slopes = nullptr;    // [kBackwardStep][kPanel]
   float* unsloped = nullptr;  // [kBackwardStep][kPanel], and what is added to scores before
@@ -79,8 +81,7 @@ struct BackwardWorkspace {
   Operand* wide_keys = nullptr;     // [tile rows][head_dim]
   Operand* wide_values = nullptr;   // [tile rows][value_dim]
 
-  static BackwardWorkspace Lay(const AttentionShape& shape, Arena& arena) {
-    const int64_t tile_rows = BackwardTileRows(shape);
+  static BackwardWorkspace Lay(const AttentionShape& shape, int64_t tile_rows, Arena& arena) {
     BackwardWorkspace work;
     work.keys_transposed = arena.Take<Operand>(shape.head_dim * tile_rows);
     work.dk.Lay(tile_rows, shape.head_dim, arena);
@@ -90,10 +91,9 @@ struct BackwardWorkspace {
     work.scores = arena.Take<float>(kBackwardStep * kPanel);
     work.dp = arena.Take<float>(kBackwardStep * kPanel);
     work.p = arena.Take<Operand>(kBackwardStep * kBackwardQueryBlock);
-    work.ds = arena.Take<Operand>(tile_rows * kBackwardQueryBlock);
-    work.packed_ds = work.ds;
-    if constexpr (std::is_same_v<Operand, bf16>) {
-      work.packed_ds = arena.Take<Operand>(tile_rows * kBackwardQueryBlock);
+    work.ds = arena.Take<Operand>(kBackwardStep * kBackwardQueryBlock);
+    for (Operand*& panel : work.packed_ds) {
+      panel = arena.Take<Operand>(RoundUp(tile_rows, kRowGroup<Operand>) * kPanel);
     }
     work.logsumexp = arena.Take<float>(kBackwardQueryBlock);
     work.delta = arena.Take<float>(kBackwardQueryBlock);

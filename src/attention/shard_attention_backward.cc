@@ -42,6 +42,7 @@ class TiledBackward final : public ShardAttentionBackward {
                  .query = query,
                  .output_gradient = saved.output_gradient,
                  .q_len = Count(query_positions),
+                 .tile_rows = BackwardTileRows(shape, Count(query_positions), context.team.size()),
                  .query_blocks = CutIntoBlocks(query_positions, kBackwardQueryBlock)},
         hulls_(context.team, problem_.mask, shape, problem_.query_blocks),
         dq_(context, problem_.query_blocks, shape.batch, shape.heads, shape.heads / shape.kv_heads,
@@ -129,7 +130,7 @@ class TiledBackward final : public ShardAttentionBackward {
     if (gradients.sinks) SumSinkGradients(*gradients.sinks);
   }
   AttentionStats stats() const override {
-    return {computed_tiles_, kBackwardQueryBlock, BackwardTileRows(problem_.shape)};
+    return {computed_tiles_, kBackwardQueryBlock, problem_.tile_rows};
   }
 
  private:
@@ -226,7 +227,7 @@ class TiledBackward final : public ShardAttentionBackward {
     const int64_t kv_len = Count(key_positions);
     const BackwardBlock<const Storage> layout(shape, kv_len, block.data());
     const GradientBlock<float> sums(shape, kv_len, gradient.data());
-    const std::vector<RowBlock> tiles = CutIntoBlocks(key_positions, BackwardTileRows(shape));
+    const std::vector<RowBlock> tiles = CutIntoBlocks(key_positions, problem_.tile_rows);
     const BackwardPlan plan(context_.team, problem_.mask, shape, hulls_, problem_.query_blocks,
                             tiles);
     computed_tiles_ += plan.computed_tiles();
@@ -238,7 +239,7 @@ class TiledBackward final : public ShardAttentionBackward {
       context_.team.Run([&](int thread) {
         const Range items{bounds[thread], bounds[thread + 1]};
         if (items.size() > 0) {
-          GrowBuffer(context_.meter, Walk::WorkspaceBytes(shape), workspaces_[thread]);
+          GrowBuffer(context_.meter, Walk::WorkspaceBytes(problem_), workspaces_[thread]);
           const Walk walk(problem_, kernels, workspaces_[thread].data());
           ProgressCounter counter(progress, thread);
           AttendItems(items, thread, tile_count, [&](int64_t item, int copy) {

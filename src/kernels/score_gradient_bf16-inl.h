@@ -16,8 +16,8 @@ inline void StoreHigh(bf16* to, __m512i halves) {
 
 template <bool kMasked, bool kHasTerms>
 void SoftmaxGradient(const ScoreTile& tile, const ScoreGradientTerms& terms, const float* dp,
-                     const float* logsumexp, const float* delta, bf16* p, bf16* ds, bf16* packed_ds,
-                     int64_t ld) {
+                     const float* logsumexp, const float* delta, bf16* p, bf16* ds, int64_t ld,
+                     bf16* packed_ds) {
   const __m512 dropout_factor = _mm512_set1_ps(terms.dropout_factor);
   const __m512 scale = _mm512_set1_ps(tile.scale);
   for (int column = 0; column < tile.columns; column += kLanes) {
@@ -63,21 +63,21 @@ void SoftmaxGradient(const ScoreTile& tile, const ScoreGradientTerms& terms, con
         StoreHigh(p + (row + 1) * ld + column, powers);
         StoreHigh(ds + (row + 1) * ld + column, gradients);
       }
-      _mm512_storeu_si512(packed_ds + row * ld + 2 * column, Pair(gradients));
+      _mm512_storeu_si512(packed_ds + row * kPanel + 2 * column, Pair(gradients));
     }
   }
 }
 
 inline void AnySoftmaxGradient(const ScoreTile& tile, const ScoreGradientTerms& terms,
                                const float* dp, const float* logsumexp, const float* delta, bf16* p,
-                               bf16* ds, bf16* packed_ds, int64_t ld) {
+                               bf16* ds, int64_t ld, bf16* packed_ds) {
   const bool has_terms =
       tile.kept != nullptr || terms.slopes != nullptr || terms.unsloped != nullptr;
   const auto gradient =
       has_terms      ? tile.visible ? &SoftmaxGradient<true, true> : &SoftmaxGradient<false, true>
            : tile.visible ? &SoftmaxGradient<true, false>
                      : &SoftmaxGradient<false, false>;
-  gradient(tile, terms, dp, logsumexp, delta, p, ds, packed_ds, ld);
+  gradient(tile, terms, dp, logsumexp, delta, p, ds, ld, packed_ds);
 }
 
 }  // namespace ringwise::native_bf16

@@ -16,7 +16,8 @@ namespace HWY_NAMESPACE {
 
 template <bool kMasked, bool kHasTerms>
 void SoftmaxGradient(const ScoreTile& tile, const ScoreGradientTerms& terms, const float* dp,
-                     const float* logsumexp, const float* delta, float* p, float* ds, int64_t ld) {
+                     const float* logsumexp, const float* delta, float* p, float* ds, int64_t ld,
+                     float* packed_ds) {
   const D d;
   [[maybe_unused]] const V dropout_factor = hn::Set(d, terms.dropout_factor);
   const V scale = hn::Set(d, tile.scale);
@@ -46,6 +47,7 @@ void SoftmaxGradient(const ScoreTile& tile, const ScoreGradientTerms& terms, con
       }
       hn::StoreU(power, d, p + row * ld + column);
       hn::StoreU(gradient, d, ds + row * ld + column);
+      hn::StoreU(gradient, d, packed_ds + row * kPanel + column);
     };
     int row = 0;
     for (; row + 4 <= tile.rows; row += 4) {
@@ -60,14 +62,14 @@ void SoftmaxGradient(const ScoreTile& tile, const ScoreGradientTerms& terms, con
 
 inline void AnySoftmaxGradient(const ScoreTile& tile, const ScoreGradientTerms& terms,
                                const float* dp, const float* logsumexp, const float* delta,
-                               float* p, float* ds, float*, int64_t ld) {
+                               float* p, float* ds, int64_t ld, float* packed_ds) {
   const bool has_terms =
       tile.kept != nullptr || terms.slopes != nullptr || terms.unsloped != nullptr;
   const auto gradient =
       has_terms      ? tile.visible ? &SoftmaxGradient<true, true> : &SoftmaxGradient<false, true>
            : tile.visible ? &SoftmaxGradient<true, false>
                      : &SoftmaxGradient<false, false>;
-  gradient(tile, terms, dp, logsumexp, delta, p, ds, ld);
+  gradient(tile, terms, dp, logsumexp, delta, p, ds, ld, packed_ds);
 }
 
 }  // namespace HWY_NAMESPACE

@@ -70,10 +70,10 @@ struct TileKernels {
   // p = 2^(scale * score - logsumexp[column]) where visible, else 0
   // ds = p (dp' - delta[column]) slopes, with dp' = dropout_factor * dp where kept, else 0
   // What is stored of p is 0 where it is not kept. dp [rows][kPanel]. p, ds: rows `ld` apart;
-  // packed_ds: packed with `ld` (float: null, because ds itself is packed).
+  // packed_ds: ds once more, packed with ld kPanel.
   void (*softmax_gradient)(const ScoreTile& tile, const ScoreGradientTerms& terms, const float* dp,
                            const float* logsumexp, const float* delta, Operand* p, Operand* ds,
-                           Operand* packed_ds, int64_t ld);
+                           int64_t ld, Operand* packed_ds);
 
   // matrix[row][column] *= factors[column] of rows [0, rows), kPanel wide.
   void (*scale_columns)(const float* factors, int rows, float* matrix);
