@@ -1,106 +1,200 @@
 #include <algorithm>
 #include <array>
+#include <memory>
+#include <optional>
+#include <span>
 #include <vector>
 
 #include "benchmark/attention_call.h"
+#include "benchmark/case_progress.h"
+#include "benchmark/reference_call.h"
 #include "benchmark/timing.h"
 #include "core/out_of_memory.h"
+#include "ring/attention_work.h"
+#include "ringwise/cpu.h"
 #include "ringwise/error.h"
 #include "training/mesh_peak.h"
 
 namespace ringwise {
 namespace {
 
-void CheckShape(const AttentionProblem& problem) {
-  for (const int64_t extent : {problem.batch, problem.seq, problem.kv_seq, problem.heads,
-                               problem.kv_heads, problem.head_dim}) {
-    if (extent < 1) throw UsageError("lengths, heads and head_dim must be at least 1");
+// A few queries read a long cache: what decoding does.
+bool IsDecoding(const AttentionProblem& problem) {
+  constexpr int64_t kFewQueries = 16;
+  constexpr int64_t kKeysAQuery = 64;
+  return problem.direction == Direction::kForward && problem.seq <= kFewQueries &&
+         problem.kv_seq >= kKeysAQuery * problem.seq;
+}
+
+double KeyValueBytes(const AttentionProblem& problem) {
+  return 2.0 *
+         static_cast<double>(problem.batch * problem.kv_seq * problem.kv_heads * problem.head_dim) *
+         static_cast<double>(SizeOf(problem.dtype));
+}
+
+// By how many pairs each rank's queries see.
+double WorkByLayout(const AttentionProblem& problem, int ranks) {
+  const Mask mask = MaskOf(problem);
+  const Positions keys = {{.start = 0, .count = problem.kv_seq}};
+  std::vector<double> pairs;
+  for (int rank = 0; rank < ranks; ++rank) {
+    const Positions queries =
+        ShardPositions(problem.layout, problem.seq, ranks, rank, problem.kv_seq - problem.seq);
+    pairs.push_back(
+        static_cast<double>(VisiblePairs(mask, problem.batch, problem.heads, queries, keys)));
   }
-  if (problem.heads % problem.kv_heads != 0) {
-    throw UsageError("heads must be a multiple of kv_heads; found " +
-                     std::to_string(problem.heads) + " and " + std::to_string(problem.kv_heads));
+  return LargestOverMean(pairs);
+}
+
+// Every rank's value, in rank order.
+std::vector<double> GatherDoubles(Communicator& ring, double mine) {
+  std::vector<double> all(static_cast<size_t>(ring.size()));
+  all[static_cast<size_t>(ring.rank())] = mine;
+  ring.AllReduceSum(std::span<double>(all));
+  return all;
+}
+
+// One case on one rank.
+class CaseRun {
+ public:
+  CaseRun(Rank& rank, const AttentionBenchmark& benchmark, const BenchmarkOptions& options,
+          CaseProgress& progress)
+      : rank_(rank), benchmark_(benchmark), options_(options), progress_(progress) {}
+
+  // Meaningful on rank 0 of the world. Collective.
+  AttentionBenchmarkResult Measure() {
+    CheckAttentionProblem(rank_, benchmark_.problem);
+    call_ = std::make_unique<AttentionCall>(rank_.context, rank_.ring, benchmark_.problem);
+    if (benchmark_.reference) {
+      reference_ = std::make_unique<ReferenceCall>(rank_, *benchmark_.reference);
+    }
+    CountBytesAndTiles();  // by the warm-up
+    if (reference_) reference_->Run();
+    SampleLimits();
+    while (TimeOnce()) {
+    }
+    if (rank_.world.rank() != 0) return {};
+    times_.Summarize(result_);
+    if (reference_) {
+      BenchmarkResult reference;
+      reference_times_.Summarize(reference);
+      result_.reference_seconds = reference.seconds;
+    }
+    const AttentionProblem& problem = benchmark_.problem;
+    result_.ring = rank_.ring.size();
+    result_.threads = rank_.context.team.size();
+    result_.flops = AttentionFlops(problem);
+    result_.attention_work = WorkByLayout(problem, rank_.ring.size());
+    return result_;
   }
-  if (problem.head_dim > 256) {
-    throw UsageError("head_dim must be at most 256; found " + std::to_string(problem.head_dim));
+
+ private:
+  void RunCall() {
+    call_->Run();
+    rank_.ring.Barrier();
   }
+
+  void CountBytesAndTiles() {
+    const int64_t before = rank_.ring.bytes_sent();
+    RunCall();
+    const auto sent =
+        GatherDoubles(rank_.ring, static_cast<double>(rank_.ring.bytes_sent() - before));
+    for (const double bytes : sent) result_.bytes_sent += static_cast<int64_t>(bytes);
+    result_.tile_work =
+        LargestOverMean(GatherDoubles(rank_.ring, static_cast<double>(call_->tiles())));
+  }
+
+  void SampleLimits() {
+    const DType dtype = benchmark_.problem.dtype;
+    result_.peak_flops = std::max(result_.peak_flops, MeasureMeshPeak(rank_, dtype));
+    if (IsDecoding(benchmark_.problem) && rank_.world.size() == 1) {
+      result_.bytes_read = KeyValueBytes(benchmark_.problem);
+      result_.read_bandwidth =
+          std::max(result_.read_bandwidth, MeasureReadBandwidth(rank_.context.team));
+    }
+  }
+
+  // True if more calls are needed.
+  bool TimeOnce() {
+    rank_.ring.Barrier();
+    times_.Time([&] { RunCall(); });
+    if (reference_) reference_times_.Time([&] { reference_->Run(); });
+    const bool enough = times_.Enough(options_.min_seconds);
+    // Many short calls: some of them between two samples.
+    const bool samples = enough || times_.seconds() >= sampled_at_ + kBetweenSamples;
+    std::array<std::byte, 2> decided = {std::byte{!enough}, std::byte{samples}};
+    rank_.ring.Broadcast(decided, 0);
+    if (decided[1] != std::byte{0}) {
+      SampleLimits();
+      sampled_at_ = times_.seconds();
+    }
+    if (rank_.world.rank() == 0) progress_.Update(times_.Share(options_.min_seconds));
+    return decided[0] != std::byte{0};
+  }
+
+  static constexpr double kBetweenSamples = 0.5;  // seconds of calls
+
+  Rank& rank_;
+  const AttentionBenchmark& benchmark_;
+  const BenchmarkOptions& options_;
+  CaseProgress& progress_;
+  std::unique_ptr<AttentionCall> call_;
+  std::unique_ptr<ReferenceCall> reference_;
+  CallTimes times_, reference_times_;
+  double sampled_at_ = 0;
+  AttentionBenchmarkResult result_;
+};
+
+// Of a case's calls, in FLOPs; short ones are repeated, here at some machine's pace.
+double Cost(const AttentionBenchmark& benchmark, const BenchmarkOptions& options) {
+  constexpr double kPace = 1e11;
+  constexpr double kCalls = 4;
+  const double both = AttentionFlops(benchmark.problem) +
+                      (benchmark.reference ? AttentionFlops(benchmark.reference->problem) : 0);
+  return std::max(kCalls * both, kPace * (1 + options.min_seconds));
+}
+
+AttentionBenchmark WithDefaults(AttentionBenchmark benchmark) {
+  benchmark.problem = WithDefaults(benchmark.problem);
+  if (benchmark.reference) {
+    benchmark.reference->problem = WithDefaults(benchmark.reference->problem);
+  }
+  return benchmark;
 }
 
 }  // namespace
 
-std::string_view Name(Direction direction) {
-  switch (direction) {
-    case Direction::kForward:
-      return "forward";
-    case Direction::kBackward:
-      return "backward";
-    case Direction::kForwardBackward:
-      return "forward_backward";
-  }
-  return "";
+double AttentionBenchmarkResult::share_of_limit() const {
+  return std::max(flops / peak_flops, bytes_read / read_bandwidth) / seconds;
 }
 
-double AttentionFlops(const AttentionProblem& problem) {
-  const auto seq = static_cast<double>(problem.seq);
-  const auto kv_seq = static_cast<double>(problem.kv_seq == 0 ? problem.seq : problem.kv_seq);
-  // Without queries before the first key; those see nothing.
-  const double square = std::min(seq, kv_seq);
-  const double pairs =
-      problem.causal ? square * (kv_seq - square) + square * square / 2 : seq * kv_seq;
-  const double forward = 4 * pairs * static_cast<double>(problem.head_dim) *
-                         static_cast<double>(problem.heads) * static_cast<double>(problem.batch);
-  switch (problem.direction) {
-    case Direction::kForward:
-      return forward;
-    case Direction::kBackward:
-      return 2.5 * forward;
-    case Direction::kForwardBackward:
-      return 3.5 * forward;
-  }
-  return 0;
-}
-
-std::optional<BenchmarkResult> BenchmarkAttention(const MeshOptions& mesh, AttentionProblem problem,
-                                                  double min_seconds) {
-  if (problem.kv_seq == 0) problem.kv_seq = problem.seq;
-  if (problem.kv_heads == 0) problem.kv_heads = problem.heads;
-  CheckShape(problem);
+void BenchmarkAttention(const MeshOptions& mesh, const std::vector<AttentionBenchmark>& given,
+                        const BenchmarkOptions& options,
+                        const OnResult<AttentionBenchmark, AttentionBenchmarkResult>& on_result) {
   if (mesh.data_parallel > 1)
     throw UsageError("bench attention measures one ring; leave out --data-parallel");
-
-  std::optional<BenchmarkResult> result;
-  const auto measure = [&](Rank& rank) {
-    CheckAttentionProblem(rank, problem);
-    AttentionCall call(rank, problem);
-    const auto run = [&] {
-      if (problem.direction != Direction::kBackward) call.Forward();
-      if (problem.direction != Direction::kForward) call.Backward();
-      rank.ring.Barrier();
-    };
-    if (problem.direction == Direction::kBackward) call.Forward();
-    run();  // the warm-up
-    CallTimes times;
-    double peak = 0;
-    for (bool more = true; more;) {
-      peak = std::max(peak, MeasureMeshPeak(rank, problem.dtype));
-      rank.ring.Barrier();
-      times.Time(run);
-      std::array<std::byte, 1> go_on = {std::byte{!times.Enough(min_seconds)}};
-      rank.ring.Broadcast(go_on, 0);
-      more = go_on[0] != std::byte{0};
-    }
-    peak = std::max(peak, MeasureMeshPeak(rank, problem.dtype));
-    if (rank.world.rank() != 0) return;
-    result.emplace();
-    result->ring = rank.ring.size();
-    result->threads = rank.context.team.size();
-    result->flops = AttentionFlops(problem);
-    result->peak_flops = peak;
-    times.Summarize(*result);
-  };
-  Launch(mesh, [&](Rank& rank) {
-    ExplainOutOfMemory("use more hosts, or a shorter --seq", [&] { measure(rank); });
-  });
-  return result;
+  std::vector<AttentionBenchmark> benchmarks;
+  std::vector<double> costs;
+  for (const AttentionBenchmark& one : given) {
+    benchmarks.push_back(WithDefaults(one));
+    costs.push_back(Cost(benchmarks.back(), options));
+  }
+  CaseProgress progress(options.progress, std::move(costs));
+  for (const AttentionBenchmark& benchmark : benchmarks) {
+    MeshOptions own = mesh;
+    if (benchmark.ring > 0) own.ring = benchmark.ring;
+    if (benchmark.threads > 0) own.threads = benchmark.threads;
+    std::optional<AttentionBenchmarkResult> result;
+    Launch(own, [&](Rank& rank) {
+      ExplainOutOfMemory("use more hosts, or a shorter --seq", [&] {
+        if (rank.world.rank() == 0) progress.Begin(benchmark.name);
+        CaseRun run(rank, benchmark, options, progress);
+        const AttentionBenchmarkResult mine = run.Measure();
+        if (rank.world.rank() == 0) result = mine;
+      });
+    });
+    if (result) on_result(benchmark, *result);
+  }
 }
 
 }  // namespace ringwise

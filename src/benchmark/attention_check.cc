@@ -32,12 +32,23 @@ std::string CheckBf16(const AttentionResults& results, const AttentionResults& p
   return "";
 }
 
+// Of so few a longer cache costs the reference little.
+constexpr int64_t kFewQueries = 16;
+
 // Long enough for several tiles each way, with remainders; short enough for a scalar reference.
 AttentionProblem Small(AttentionProblem problem) {
   const int64_t offset = problem.kv_seq - problem.seq;
   problem.batch = 1;
   problem.seq = std::min<int64_t>(problem.seq, 301);
-  problem.kv_seq = std::max<int64_t>(1, problem.seq + std::clamp<int64_t>(offset, -100, 100));
+  const int64_t most_offset = problem.seq <= kFewQueries ? 1500 : 100;
+  problem.kv_seq =
+      std::max<int64_t>(1, problem.seq + std::clamp<int64_t>(offset, -100, most_offset));
+  for (auto* const window : {&problem.window_left, &problem.window_right}) {
+    if (*window) *window = std::min<int64_t>(**window, 70);
+  }
+  PackedDocuments& documents = problem.documents;
+  documents.longest = std::min<int64_t>(documents.longest, 90);
+  documents.shortest = std::min<int64_t>(documents.shortest, 20);
   const int64_t group = problem.heads / problem.kv_heads;
   problem.kv_heads = std::min<int64_t>(problem.kv_heads, 2);
   problem.heads = problem.kv_heads * group;
@@ -63,7 +74,7 @@ void CheckAttentionProblem(Rank& rank, AttentionProblem problem) {
   const Tensor output_gradient = make(AttentionTensor::kOutputGradient, queries, problem.heads);
 
   WholeAttention whole;
-  whole.mask.causal = problem.causal;
+  whole.mask = MaskOf(problem);
   whole.query_offset = offset;
   whole.layout = problem.layout;
   whole.key_layout = problem.layout;

@@ -40,7 +40,13 @@ void CallTimes::Time(const std::function<void()>& call) {
 }
 
 bool CallTimes::Enough(double min_seconds) const {
-  return seconds_.size() >= 3 && sum_ >= min_seconds;
+  return seconds_.size() >= kLeastCalls && sum_ >= min_seconds;
+}
+
+double CallTimes::Share(double min_seconds) const {
+  const double calls = static_cast<double>(seconds_.size()) / static_cast<double>(kLeastCalls);
+  const double time = min_seconds > 0 ? sum_ / min_seconds : 1;
+  return std::min({calls, time, 1.0});
 }
 
 void CallTimes::Summarize(BenchmarkResult& result) const {

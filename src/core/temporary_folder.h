@@ -13,7 +13,7 @@ namespace ringwise {
 class TemporaryFolder {
  public:
   TemporaryFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "ringwise_test_").string();
+    std::string name = (std::filesystem::temp_directory_path() / "ringwise_").string();
     name += "XXXXXX";  // mkdtemp's place for its own letters
     if (mkdtemp(name.data()) == nullptr) {
       throw std::system_error(errno, std::system_category(), name);

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "kernels/peak.h"
+#include "kernels/read_bandwidth.h"
 
 namespace ringwise {
 namespace {
@@ -49,6 +51,14 @@ TEST(Peak, IsPositiveForAnyTeam) {
       EXPECT_TRUE(std::isfinite(peak));
       EXPECT_GT(peak, 1e8);
     }
+  }
+}
+
+TEST(ReadBandwidth, ReadsEveryWord) {
+  for (const size_t at : {size_t{0}, size_t{1023}, size_t{1024}, size_t{2047}, size_t{4095}}) {
+    std::vector<uint32_t> words(4096, 1);
+    words[at] = 5;
+    EXPECT_EQ(ReadWords(words), 5u) << at;
   }
 }
 

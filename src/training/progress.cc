@@ -38,14 +38,28 @@ void Progress::Note(const std::string& text) {
   shown_ = text.size();
 }
 
-void Progress::Step(const StepRecord& record, int64_t of_steps, double remaining_seconds) {
-  if (!enabled_) return;
+bool Progress::IsTime() {
   const auto now = Clock::now();
   const auto pause = terminal_ ? Clock::duration(kBetweenRewrites) : Clock::duration(kBetweenLines);
-  const bool lasting = record.final || record.heldout_bits_per_byte || record.stopped_by;
-  if (any_line_ && !lasting && now - last_line_ < pause) return;
+  if (any_line_ && now - last_line_ < pause) return false;
   any_line_ = true;
   last_line_ = now;
+  return true;
+}
+
+void Progress::Update(const std::string& text) {
+  if (!enabled_ || !IsTime()) return;
+  if (terminal_) {
+    Note(text);
+  } else {
+    Say(text);
+  }
+}
+
+void Progress::Step(const StepRecord& record, int64_t of_steps, double remaining_seconds) {
+  if (!enabled_) return;
+  const bool lasting = record.final || record.heldout_bits_per_byte || record.stopped_by;
+  if (!IsTime() && !lasting) return;
   std::string text = fmt::format("step {}", record.step);
   if (of_steps > 0) text += fmt::format("/{}", of_steps);
   text +=

@@ -21,9 +21,13 @@ class Progress {
   void Step(const StepRecord& record, int64_t of_steps, double remaining_seconds);
   // Something under way that is not a step: "evaluating 3/10".
   void Note(const std::string& text);
+  // What changes all the time: shown now and then, the last of it perhaps not at all.
+  void Update(const std::string& text);
 
  private:
   using Clock = std::chrono::steady_clock;
+
+  bool IsTime();  // to show what changes all the time
 
   bool enabled_;
   bool terminal_;

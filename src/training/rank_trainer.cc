@@ -355,7 +355,8 @@ std::string RankTrainer::LastGood() const {
                                   : "the last good checkpoint is " + last_checkpoint_;
 }
 
-StepRecord RankTrainer::Step(std::optional<StopReason>& stop) {
+StepRecord RankTrainer::TakeStep(std::optional<StopReason>& stop) {
+  EnterPhase();
   const auto begin = Clock::now();
   const StepSums sums = ForwardBackward();
   const double norm = optimizer_->GradientNorm();
@@ -450,7 +451,7 @@ TrainResult RankTrainer::Run() {
   TrainResult result;
   model_->ZeroGradients();  // touched now, so that the first step's growth is the step's alone
   const MemoryBaseline baseline(rank_.context.meter);
-  started_ = Clock::now();
+  StartClock();
   if (schedule_->Finished()) {
     progress_.Say(
         fmt::format("nothing left to do: the run ended at step {}; --steps or "
@@ -460,10 +461,9 @@ TrainResult RankTrainer::Run() {
   double smooth_seconds = 0;
   int64_t smooth_phase = -1;
   while (!schedule_->Finished()) {
-    EnterPhase();
-    SamplePeak();
     std::optional<StopReason> stop;
-    StepRecord record = Step(stop);
+    SamplePeak();
+    StepRecord record = TakeStep(stop);
     OpenRecords();
     smooth_seconds =
         smooth_phase == state_.phase ? 0.9 * smooth_seconds + 0.1 * record.seconds : record.seconds;

@@ -33,6 +33,13 @@ class RankTrainer {
   // Trains to the end of the schedule, or until told to stop. Collective.
   TrainResult Run();
 
+  // What Run is made of, for those who only measure steps. Nothing is written.
+  void StartClock() { started_ = Clock::now(); }  // before the first step
+  void SamplePeak();                              // of the machine, now and then. Collective
+  // One step of the schedule, which must not be at its end. `stop` says why training ends with it,
+  // if it does. Collective.
+  StepRecord TakeStep(std::optional<StopReason>& stop);
+
  private:
   using Clock = std::chrono::steady_clock;
 
@@ -59,11 +66,9 @@ class RankTrainer {
   void Announce();
 
   void EnterPhase();  // makes ready for the phase that the next step belongs to
-  void SamplePeak();
   void SampleLastPeak(StepRecord& record);
   double PhaseTheta() const;
 
-  StepRecord Step(std::optional<StopReason>& stop);
   StepSums ForwardBackward();
   // Of a pass that begins with this sequence of the step.
   Dropout StepDropout(int64_t first_sequence) const;

@@ -1,0 +1,72 @@
+#include "cli/bench_report.h"
+
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <utility>
+
+#include "cli/flags.h"
+
+namespace ringwise {
+namespace {
+
+constexpr size_t kOwnWidth = 11;
+
+}  // namespace
+
+void AddBenchOutputFlags(CLI::App& command, BenchFlags& flags) {
+  command
+      .add_option("--min-seconds", flags.min_seconds,
+                  "Repeat for at least so long, and three times; the median is reported")
+      ->capture_default_str()
+      ->type_name("SECONDS")
+      ->check(NumberFor(flags.min_seconds))
+      ->check(AtLeastZero());
+  AddJsonFlag(command, flags.json);
+}
+
+CLI::Option* AddCaseFlags(CLI::App& command, BenchFlags& flags) {
+  command.add_flag("--list", flags.list, "Print the names of the cases and end");
+  return command
+      .add_option("--case", flags.cases,
+                  "Case to measure, or all whose names match a pattern (* and ?); may be repeated")
+      ->type_name("NAME");
+}
+
+void AddMeasured(BenchRecord& record, const BenchmarkResult& result) {
+  record["seconds"] = result.seconds;
+  record["best_seconds"] = result.best_seconds;
+  record["spread"] = result.spread;
+  record["calls"] = result.calls;
+  record["cores"] = result.cores;
+  record["gflops"] = result.flops_per_second() / 1e9;
+  record["peak_gflops"] = result.peak_flops / 1e9;
+  record["share_of_peak"] = result.share_of_peak();
+  record["best_share_of_peak"] = result.best_share_of_peak();
+}
+
+void PrintRecord(const BenchRecord& record) {
+  fmt::print("{}\n", record.dump());
+  std::fflush(stdout);
+}
+
+BenchTable::BenchTable(size_t name_width, std::vector<std::string> own_columns)
+    : name_width_(name_width), own_columns_(std::move(own_columns)) {}
+
+void BenchTable::Row(const std::string& name, const BenchmarkResult& result,
+                     const std::vector<std::string>& own) {
+  if (!std::exchange(any_, true)) {
+    fmt::print("{:{}}  {:>10} {:>7} {:>9} {:>7} {:>7} {:>6}", "", name_width_, "seconds", "spread",
+               "GFLOP/s", "of peak", "best", "cores");
+    for (const std::string& column : own_columns_) fmt::print(" {:>{}}", column, kOwnWidth);
+    fmt::print("\n");
+  }
+  fmt::print("{:{}}  {:>10.4g} {:>5.1f} % {:>9.1f} {:>7.3f} {:>7.3f} {:>6.2f}", name, name_width_,
+             result.seconds, 100 * result.spread, result.flops_per_second() / 1e9,
+             result.share_of_peak(), result.best_share_of_peak(), result.cores);
+  for (const std::string& text : own) fmt::print(" {:>{}}", text, kOwnWidth);
+  fmt::print("\n");
+  std::fflush(stdout);
+}
+
+}  // namespace ringwise
