@@ -11,7 +11,25 @@ namespace {
 
 constexpr std::array kHeadDims = {128, 64};
 constexpr std::array kDTypes = {DType::kF32, DType::kBF16};
-constexpr std::array kLengths = {std::pair("8k", 8192), std::pair("16k", 16384)};
+
+// A length, with as many heads as make a call take a second or two.
+struct Length {
+  const char* name;
+  int64_t seq;
+  int64_t heads;
+};
+constexpr Length kSquares[] = {{"8k", 8192, 8}, {"16k", 16384, 4}};
+constexpr Length kRingLengths[] = {{"16k", 16384, 4}, {"64k", 65536, 1}};
+
+struct SquareRow {
+  const char* name;
+  bool causal;
+  Direction direction;
+};
+constexpr SquareRow kSquareRows[] = {{"forward-full", false, Direction::kForward},
+                                     {"forward-causal", true, Direction::kForward},
+                                     {"backward-full", false, Direction::kBackward},
+                                     {"both-causal", true, Direction::kForwardBackward}};
 
 // Queries and heads a kv_head of decoding.
 struct DecodeGroup {
@@ -19,14 +37,6 @@ struct DecodeGroup {
   int64_t group;
 };
 constexpr DecodeGroup kDecodeGroups[] = {{1, 1}, {1, 4}, {4, 1}, {1, 8}, {8, 1}, {8, 8}};
-
-// Lengths at which a call takes seconds, with the heads for that.
-struct RingLength {
-  const char* name;
-  int64_t seq;
-  int64_t heads;
-};
-constexpr RingLength kRingLengths[] = {{"16k", 16384, 4}, {"64k", 65536, 1}};
 
 constexpr std::pair<const char*, Direction> kRingDirections[] = {
     {"forward", Direction::kForward}, {"both", Direction::kForwardBackward}};
@@ -43,18 +53,11 @@ std::vector<AttentionBenchmark> Rows(int64_t head_dim, DType dtype) {
     problem.dtype = dtype;
     return rows.emplace_back(AttentionBenchmark{.name = std::move(name), .problem = problem});
   };
-  for (const auto& [length, seq] : kLengths) {
-    const AttentionProblem square{.seq = seq, .heads = seq == 8192 ? 8 : 4};
-    const auto add_square = [&](const char* name, bool causal, Direction direction) {
-      AttentionProblem problem = square;
-      problem.causal = causal;
-      problem.direction = direction;
-      add(std::string(name) + "-" + length, problem);
-    };
-    add_square("forward-full", false, Direction::kForward);
-    add_square("forward-causal", true, Direction::kForward);
-    add_square("backward-full", false, Direction::kBackward);
-    add_square("both-causal", true, Direction::kForwardBackward);
+  for (const auto& [length, seq, heads] : kSquares) {
+    for (const auto& [name, causal, direction] : kSquareRows) {
+      add(std::string(name) + "-" + length,
+          {.seq = seq, .heads = heads, .causal = causal, .direction = direction});
+    }
   }
   const AttentionProblem longer{.seq = 65536, .direction = Direction::kForward};
   AttentionProblem window = longer;

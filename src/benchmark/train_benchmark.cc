@@ -44,7 +44,7 @@ std::string WriteText(const std::string& folder, int64_t bytes) {
     for (uint64_t i = 0; i < letters; ++i) text += static_cast<char>('a' + random.Below(26));
     text += ' ';
   }
-  const std::string path = folder + "/text.txt";
+  std::string path = folder + "/text.txt";
   std::ofstream file(path, std::ios::binary);
   file << text;
   if (!file.flush()) throw FileError(path + ": cannot write the text to train on");
