@@ -1,6 +1,7 @@
+#include <fmt/format.h>
 #include <fnmatch.h>
 
-#include <algorithm>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -11,21 +12,20 @@ namespace ringwise {
 
 std::vector<size_t> SelectCases(const std::vector<std::string>& names,
                                 const std::vector<std::string>& patterns) {
-  std::vector<size_t> selected;
+  std::set<size_t> selected;
   for (const std::string& pattern : patterns) {
-    const size_t before = selected.size();
+    bool any = false;
     for (size_t i = 0; i < names.size(); ++i) {
-      if (fnmatch(pattern.c_str(), names[i].c_str(), 0) == 0) selected.push_back(i);
+      if (fnmatch(pattern.c_str(), names[i].c_str(), 0) != 0) continue;
+      selected.insert(i);
+      any = true;
     }
-    if (selected.size() > before) continue;
+    if (any) continue;
     std::string known;
-    for (const std::string& name : names) known += (known.empty() ? "" : ", ") + name;
-    throw UsageError("no case is named '" + pattern + "'; there are " + known);
+    for (const std::string& name : names) known.append(known.empty() ? "" : ", ").append(name);
+    throw UsageError(fmt::format("no case is named '{}'; there are {}", pattern, known));
   }
-  std::ranges::sort(selected);
-  const auto repeated = std::ranges::unique(selected);
-  selected.erase(repeated.begin(), repeated.end());
-  return selected;
+  return {selected.begin(), selected.end()};
 }
 
 }  // namespace ringwise
