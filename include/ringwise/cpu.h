@@ -36,6 +36,6 @@ double MeasurePeakFlops(ThreadTeam& team, DType dtype, double seconds = 0.1);
 // Bytes a second that the team's threads together read from memory, in order, each its own part of
 // a buffer far larger than the caches: the limit of what reads its input once. The best of several
 // passes, taken for `seconds`, at least two.
-double MeasureReadBandwidth(ThreadTeam& team, double seconds = 0.5);
+double MeasureReadBandwidth(ThreadTeam& team, double seconds = 0.2);
 
 }  // namespace ringwise
