@@ -176,13 +176,16 @@ class BackwardWalk {
       return;
     }
     for (int row = 0; row < tile.count; row += kBackwardStep) {
-      const VisibleRows step{row, std::min(row + kBackwardStep, tile.count)};
+      const VisibleRows rows{row, std::min(row + kBackwardStep, tile.count)};
+      VisibleRows step{rows.end, rows.begin};  // those that are seen
       TileView::Step views[kBackwardPanels];
-      int first = kBackwardPanels;  // panels that see some of these rows
+      int first = kBackwardPanels;  // panels that see some of them
       int last = 0;
       for (int p = 0; p < panel_count; ++p) {
-        views[p] = panels[p].At(step);
+        views[p] = panels[p].At(rows);
         if (views[p].empty()) continue;
+        step.begin = std::min(step.begin, views[p].rows.begin);
+        step.end = std::max(step.end, views[p].rows.end);
         seen[p] |= uint64_t{1} << row / kBackwardStep;
         first = std::min(first, p);
         last = p + 1;

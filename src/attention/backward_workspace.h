@@ -13,14 +13,14 @@ namespace ringwise {
 
 inline constexpr int kBackwardPanels = 2;
 inline constexpr int64_t kBackwardQueryBlock = kBackwardPanels * kPanel;
-// Key rows whose scores are made at once: they stay in the nearest cache.
-inline constexpr int kBackwardStep = 48;
+// Key rows whose scores are made at once. Each product of a step brings its right factor to the
+// nearest cache anew: many rows pay for that, and still leave P and dS near.
+inline constexpr int kBackwardStep = 96;
 
-// Keys of a tile, a multiple of kBackwardStep. Whatever is loaded, packed and added to dq for a
-// query block is so once a tile, so tiles are large: their operands and gradients take one and a
-// half of the second cache, because a query block reads them in order, and they come from the third
-// in time. Less where the team would not find a few tiles a thread, if there are as many keys as
-// queries.
+// Keys of a tile, a few steps. Whatever is loaded, packed and added to dq for a query block is so
+// once a tile, so tiles are large: their operands and gradients take one and a half of the second
+// cache, because a query block reads them in order, and they come from the third in time. Less where
+// the team would not find a few tiles a thread, if there are as many keys as queries.
 int64_t BackwardTileRows(const AttentionShape& shape, int64_t q_len, int threads);
 
 inline int64_t Panels(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
