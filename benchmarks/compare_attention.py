@@ -109,7 +109,7 @@ def run(command, what, **options):
 
 
 def last_line(text):
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip(" -")]
     return lines[-1] if lines else "no message"
 
 
