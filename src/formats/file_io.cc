@@ -9,24 +9,13 @@
 #include <cerrno>
 #include <system_error>
 
+#include "core/file_writer.h"
 #include "ringwise/error.h"
 
 namespace ringwise {
 namespace {
 
 std::string SystemReason(int error) { return std::system_category().message(error); }
-
-// What is wrong with a descriptor just opened for writing; empty if nothing is, and it then blocks.
-std::string WhyNotWritable(int descriptor) {
-  constexpr char kNotRegular[] = "not a regular file";
-  if (descriptor < 0) return errno == ENXIO ? kNotRegular : SystemReason(errno);
-  struct stat status {};
-  if (fstat(descriptor, &status) != 0) return SystemReason(errno);
-  if (!S_ISREG(status.st_mode) && !S_ISCHR(status.st_mode)) return kNotRegular;
-  // A terminal would refuse bytes while busy.
-  if (fcntl(descriptor, F_SETFL, 0) != 0) return SystemReason(errno);
-  return "";
-}
 
 }  // namespace
 
@@ -70,42 +59,6 @@ void MappedFile::CheckNotShrunk() const {
   if (fstat(descriptor_, &status) != 0 || static_cast<size_t>(status.st_size) < size_) {
     throw FileError(fmt::format("{}: shrank from {} to {} bytes while in use; start again", path_,
                                 size_, status.st_size));
-  }
-}
-
-FileWriter::FileWriter(const std::string& path) : path_(path) {
-  // Non-blocking, or a named pipe would hang here until someone reads from it; without a reader it
-  // gives ENXIO instead.
-  descriptor_ = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NONBLOCK, 0666);
-  const std::string reason = WhyNotWritable(descriptor_);
-  if (reason.empty()) return;
-  if (descriptor_ >= 0) close(descriptor_);
-  throw FileError(fmt::format("{}: cannot write: {}", path, reason));
-}
-
-FileWriter::~FileWriter() {
-  if (descriptor_ >= 0) close(descriptor_);
-}
-
-void FileWriter::Write(std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t written = write(descriptor_, bytes.data(), bytes.size());
-    if (written < 0) {
-      if (errno == EINTR) continue;
-      throw FileError(fmt::format("{}: cannot write: {}", path_, SystemReason(errno)));
-    }
-    bytes = bytes.subspan(static_cast<size_t>(written));
-  }
-}
-
-void FileWriter::Finish() {
-  // Devices and some network file systems cannot flush: EINVAL, and nothing is lost.
-  const int flushed = fsync(descriptor_) == 0 || errno == EINVAL || errno == EROFS ? 0 : errno;
-  const int closed = close(descriptor_) == 0 ? 0 : errno;
-  descriptor_ = -1;
-  if (flushed != 0 || closed != 0) {
-    throw FileError(
-        fmt::format("{}: cannot write: {}", path_, SystemReason(flushed != 0 ? flushed : closed)));
   }
 }
 

@@ -30,24 +30,6 @@ class MappedFile {
   size_t size_ = 0;
 };
 
-// A regular file or character device written from its start, replacing what was there. Throws
-// FileError with the system's reason (no space left, ...), and for a folder or a named pipe.
-class FileWriter {
- public:
-  explicit FileWriter(const std::string& path);
-  ~FileWriter();
-  FileWriter(const FileWriter&) = delete;
-  FileWriter& operator=(const FileWriter&) = delete;
-
-  void Write(std::span<const std::byte> bytes);
-  // Flushes to the disk and closes. Without it the file may be incomplete.
-  void Finish();
-
- private:
-  std::string path_;
-  int descriptor_ = -1;
-};
-
 // Whole small files at once. Throw FileError.
 std::string ReadTextFile(const std::string& path);
 void WriteTextFile(const std::string& path, std::string_view text);  // flushed to the disk

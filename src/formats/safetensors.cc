@@ -11,6 +11,7 @@
 #include <string_view>
 #include <utility>
 
+#include "core/file_writer.h"
 #include "formats/file_io.h"
 #include "ringwise/error.h"
 
