@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -31,6 +32,7 @@ class Communicator {
     virtual ~Transfer() = default;
   };
   using TransferPtr = std::unique_ptr<Transfer>;
+  using Time = std::chrono::steady_clock::time_point;
 
   virtual ~Communicator() = default;
 
@@ -43,7 +45,9 @@ class Communicator {
   // oneself is legal.
   virtual TransferPtr Send(std::span<const std::byte> bytes, int destination, int tag) = 0;
   virtual TransferPtr Receive(std::span<std::byte> bytes, int source, int tag) = 0;
-  virtual void Wait(TransferPtr& transfer) = 0;  // null is legal; resets it
+  // Resets `transfer`; null is legal. Returns when the transfer was complete, as far as this rank
+  // could tell: with threads when the copy was done, with MPI when a call first noticed it.
+  virtual Time Wait(TransferPtr& transfer) = 0;
 
   // Moves transfers under way forward. Cheap; to be called every millisecond or so from between
   // tiles, because MPI does not progress by itself.

@@ -2,14 +2,16 @@
 
 #include "ringwise/memory.h"
 #include "ringwise/thread_team.h"
+#include "ringwise/trace.h"
 
 namespace ringwise {
 
-// What one rank computes with: its threads and its memory meter. One a rank, passed down, never
-// global.
+// What one rank computes with: its threads, its memory meter, and its trace if one is asked for.
+// One a rank, passed down, never global.
 struct Context {
   ThreadTeam& team;
   MemoryMeter& meter;
+  Tracer* trace = nullptr;
 };
 
 }  // namespace ringwise

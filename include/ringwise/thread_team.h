@@ -6,6 +6,8 @@
 
 namespace ringwise {
 
+class Tracer;
+
 // [begin, end)
 struct Range {
   int64_t begin = 0;
@@ -28,8 +30,10 @@ int AvailableCores();
 //   team.Run([&](int thread) { Work(SplitRange(rows, team.size(), thread)); });
 class ThreadTeam {
  public:
-  // Throws UsageError if threads < 1, Error if the system does not give so many.
-  explicit ThreadTeam(int threads);
+  // Throws UsageError if threads < 1, Error if the system does not give so many. `trace`, of as
+  // many threads, outlives the team; it then shows what each member did when. Null: nothing is
+  // recorded.
+  explicit ThreadTeam(int threads, Tracer* trace = nullptr);
   ~ThreadTeam();
   ThreadTeam(const ThreadTeam&) = delete;
   ThreadTeam& operator=(const ThreadTeam&) = delete;

@@ -17,6 +17,7 @@
 #include "cli/commands.h"
 #include "cli/flags.h"
 #include "core/dropout_stream.h"
+#include "core/file_writer.h"
 #include "core/out_of_memory.h"
 #include "ringwise/error.h"
 #include "ringwise/launch.h"
@@ -152,7 +153,11 @@ void RunAttention(const AttentionFlags& flags) {
   Launch(mesh, [&](Rank& rank) {
     ExplainOutOfMemory("every rank holds the whole tensors here: use fewer ranks or shorter ones",
                        [&] {
-                         std::call_once(read, [&] { inputs.emplace(flags); });
+                         std::call_once(read, [&] {
+                           // Rank 0 writes it, and perhaps it alone can.
+                           if (!UnderMpi() || rank.world.rank() == 0) CheckWritable(flags.out);
+                           inputs.emplace(flags);
+                         });
                          AttendAndWrite(rank, *inputs, flags.out);
                        });
   });
@@ -201,6 +206,7 @@ void AddAttention(CLI::App& app) {
       ->type_name("TYPE")
       ->check(CLI::IsMember({"f32", "bf16"}));
   AddRankFlags(*command, flags->mesh);
+  AddTraceFlag(*command, flags->mesh);
   AddConfigFlag(*command);
   command->callback([flags] { RunAttention(*flags); });
 }

@@ -74,6 +74,7 @@ std::vector<std::string> OwnColumns(const AttentionBenchmarkResult& result) {
 
 // Runs the cases and prints each as it ends.
 void Run(const AttentionFlags& flags, std::vector<AttentionBenchmark> benchmarks) {
+  CheckTraceOfOneCase(flags.mesh, benchmarks.size());
   if (flags.max_seq > 0) {
     for (AttentionBenchmark& benchmark : benchmarks) {
       benchmark = Shortened(std::move(benchmark), flags.max_seq);
@@ -182,6 +183,7 @@ void AddBenchAttention(CLI::App& bench) {
   AddProblemFlags(*command, cases, *flags);
   AddMaxSeqFlag(*command, flags->max_seq);
   AddMeshFlags(*command, flags->mesh);
+  AddTraceFlag(*command, flags->mesh);
   AddBenchOutputFlags(*command, flags->bench);
   AddConfigFlag(*command);
   command->callback([flags] {
@@ -200,6 +202,7 @@ void AddBenchRing(CLI::App& bench) {
   AddCaseFlags(*command, flags->bench);
   AddMaxSeqFlag(*command, flags->max_seq);
   AddRankFlags(*command, flags->mesh);
+  AddTraceFlag(*command, flags->mesh);
   AddBenchOutputFlags(*command, flags->bench);
   AddConfigFlag(*command);
   command->callback([flags] {

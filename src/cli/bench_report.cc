@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "cli/flags.h"
+#include "ringwise/error.h"
 
 namespace ringwise {
 namespace {
@@ -31,6 +32,11 @@ CLI::Option* AddCaseFlags(CLI::App& command, BenchFlags& flags) {
       .add_option("--case", flags.cases,
                   "Case to measure, or all whose names match a pattern (* and ?); may be repeated")
       ->type_name("NAME");
+}
+
+void CheckTraceOfOneCase(const MeshOptions& mesh, size_t cases) {
+  if (mesh.trace.empty() || cases == 1) return;
+  throw UsageError(fmt::format("--trace shows one case, found {}: choose one with --case", cases));
 }
 
 void AddMeasured(BenchRecord& record, const BenchmarkResult& result) {

@@ -42,6 +42,8 @@ size_t LongestName(const std::vector<Benchmark>& benchmarks) {
   for (const Benchmark& benchmark : benchmarks) longest = std::max(longest, benchmark.name.size());
   return longest;
 }
+// Throws UsageError if a trace is asked for and there is more than one case to show in it.
+void CheckTraceOfOneCase(const MeshOptions& mesh, size_t cases);
 template <class Benchmark>
 void ListCases(const std::vector<Benchmark>& benchmarks) {
   for (const Benchmark& benchmark : benchmarks) fmt::print("{}\n", benchmark.name);

@@ -45,6 +45,7 @@ BenchRecord RecordOf(const TrainBenchmark& benchmark, const TrainBenchmarkResult
 
 void Run(const TrainFlags& flags) {
   const std::vector<TrainBenchmark> benchmarks = ChosenCases(TrainBenchmarks(), flags.bench);
+  CheckTraceOfOneCase(flags.mesh, benchmarks.size());
   BenchTable table(LongestName(benchmarks), {"tokens/s", "GB a rank"});
   BenchmarkTraining(flags.mesh, flags.layout, benchmarks,
                     {.min_seconds = flags.bench.min_seconds, .progress = true},
@@ -69,6 +70,7 @@ void AddBenchTrain(CLI::App& bench) {
   AddCaseFlags(*command, flags->bench);
   AddLayoutFlag(*command, flags->layout);
   AddMeshFlags(*command, flags->mesh);
+  AddTraceFlag(*command, flags->mesh);
   AddBenchOutputFlags(*command, flags->bench);
   AddConfigFlag(*command);
   command->callback([flags] {

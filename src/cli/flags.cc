@@ -312,6 +312,14 @@ void AddRankFlags(CLI::App& command, MeshOptions& mesh) {
       ->check(AboveZero());
 }
 
+void AddTraceFlag(CLI::App& command, MeshOptions& mesh) {
+  command
+      .add_option("--trace", mesh.trace,
+                  "Write a timeline of every rank and thread (compute, send, receive, wait) in the "
+                  "Trace Event format, which Perfetto opens")
+      ->type_name("FILE");
+}
+
 void AddLayoutFlag(CLI::App& command, Layout& layout) {
   AddLayoutOption(command, "--layout", layout,
                   "How the sequence is cut over the ring: contiguous, striped or zigzag")

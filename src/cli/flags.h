@@ -20,6 +20,8 @@ namespace ringwise {
 void AddMeshFlags(CLI::App& command, MeshOptions& mesh);
 // --threads, --timeout
 void AddRankFlags(CLI::App& command, MeshOptions& mesh);
+// --trace
+void AddTraceFlag(CLI::App& command, MeshOptions& mesh);
 // --layout contiguous|striped|zigzag, and --key-layout, which stays empty where it is not given.
 void AddLayoutFlag(CLI::App& command, Layout& layout);
 void AddKeyLayoutFlag(CLI::App& command, std::optional<Layout>& layout);

@@ -156,6 +156,7 @@ void AddTrain(CLI::App& app) {
   AddKeepingFlags(*command, options);
   command->option_defaults()->group("Mesh and computation");
   AddMeshFlags(*command, options.mesh);
+  AddTraceFlag(*command, options.mesh);
   AddLayoutFlag(*command, options.layout);
   AddDTypeFlag(*command, flags->dtype);
   command

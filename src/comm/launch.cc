@@ -12,11 +12,24 @@
 #include "comm/launch_parts.h"
 #include "comm/shared_failure.h"
 #include "comm/thread_communicator.h"
+#include "comm/trace_file.h"
+#include "comm/traced_communicator.h"
 
 namespace ringwise {
 namespace {
 
 constexpr int kMostRanks = 1 << 16;
+
+void RunOnMesh(Communicator& world, const Mesh& mesh, int threads, Tracer* trace,
+               const std::function<void(Rank&)>& body) {
+  const auto ring = world.Split(world.rank() / mesh.ring);
+  const auto data_parallel = world.Split(world.rank() % mesh.ring);
+  ThreadTeam team(threads, trace);
+  MemoryMeter meter;
+  Context context{team, meter, trace};
+  Rank rank{world, *ring, *data_parallel, context};
+  body(rank);
+}
 
 }  // namespace
 
@@ -28,7 +41,7 @@ void LaunchThreads(const MeshOptions& options, const std::function<void(Rank&)>&
   const auto worlds = MakeThreadCommunicators(ranks, options.timeout_seconds, failure);
   const auto run = [&](int rank) {
     try {
-      RunRank(*worlds[rank], mesh, threads, body);
+      RunRank(*worlds[rank], mesh, threads, options.trace, body);
     } catch (...) {
       failure->Set(rank, std::current_exception());
     }
@@ -95,15 +108,13 @@ Mesh ResolveMesh(const MeshOptions& options, int ranks) {
   return mesh;
 }
 
-void RunRank(Communicator& world, const Mesh& mesh, int threads,
+void RunRank(Communicator& world, const Mesh& mesh, int threads, const std::string& trace,
              const std::function<void(Rank&)>& body) {
-  const auto ring = world.Split(world.rank() / mesh.ring);
-  const auto data_parallel = world.Split(world.rank() % mesh.ring);
-  ThreadTeam team(threads);
-  MemoryMeter meter;
-  Context context{team, meter};
-  Rank rank{world, *ring, *data_parallel, context};
-  body(rank);
+  if (trace.empty()) return RunOnMesh(world, mesh, threads, nullptr, body);
+  const TraceFile file(world, trace);
+  Tracer tracer(threads);
+  RunOnMesh(*MakeTracedCommunicator(world, tracer), mesh, threads, &tracer, body);
+  file.Write(tracer);
 }
 
 void Launch(const MeshOptions& options, const std::function<void(Rank&)>& body) {

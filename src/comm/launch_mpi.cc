@@ -12,7 +12,7 @@ void LaunchMpi(const MeshOptions& options, const std::function<void(Rank&)>& bod
     const std::unique_ptr<Communicator> world = MakeMpiWorld(mpi);
     const Mesh mesh = ResolveMesh(options, world->size());
     const int threads = options.threads > 0 ? options.threads : CoresOfThisRank(*world);
-    RunRank(*world, mesh, threads, body);
+    RunRank(*world, mesh, threads, options.trace, body);
     // Nobody leaves while another may still fail: a job ends whole.
     world->Barrier();
   } catch (const UsageError& error) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <string>
 
 #include "ringwise/launch.h"
 
@@ -15,8 +16,9 @@ struct Mesh {
 };
 Mesh ResolveMesh(const MeshOptions& options, int ranks);
 
-// Splits `world`, makes the rank's team and meter, and calls `body`.
-void RunRank(Communicator& world, const Mesh& mesh, int threads,
+// Splits `world`, makes the rank's team and meter, and calls `body`. Writes the trace to the file
+// `trace`, if that is not empty.
+void RunRank(Communicator& world, const Mesh& mesh, int threads, const std::string& trace,
              const std::function<void(Rank&)>& body);
 
 // Launch without MPI, even in an MPI job: ranks are threads of this process.

@@ -130,9 +130,12 @@ class MpiTransfer final : public Communicator::Transfer {
       found_ += static_cast<size_t>(count);
     }
     done_ = true;
+    completed_ = std::chrono::steady_clock::now();
     pending_.remove(this);
     return true;
   }
+  bool done() const { return done_; }
+  Communicator::Time completed() const { return completed_; }  // of a transfer that is done
 
   // Of a transfer that is done.
   void CheckResult() const {
@@ -157,6 +160,7 @@ class MpiTransfer final : public Communicator::Transfer {
   const size_t size_;
   std::vector<MPI_Request> requests_;
   bool done_ = false;
+  Communicator::Time completed_;
   int error_ = MPI_SUCCESS;
   size_t found_ = 0;
 };
@@ -214,21 +218,25 @@ class MpiCommunicator final : public Communicator {
     return transfer;
   }
 
-  void Wait(TransferPtr& transfer) override {
-    if (!transfer) return;
+  Time Wait(TransferPtr& transfer) override {
+    if (!transfer) return std::chrono::steady_clock::now();
     auto* const started = dynamic_cast<MpiTransfer*>(transfer.get());
     if (started == nullptr) return self_->Wait(transfer);
-    Poll([&] { return started->Test(); }, options_.timeout_seconds, rank_, started->peer());
+    const auto is_done = [&] {
+      TestPending();
+      return started->done();
+    };
+    Poll(is_done, options_.timeout_seconds, rank_, started->peer());
     const TransferPtr done = std::move(transfer);  // reset even if it throws
     started->CheckResult();
+    return started->completed();
   }
 
   void Progress() override {
     // Somebody inside MPI moves everything already.
     const std::unique_lock lock(mutex_, std::try_to_lock);
     if (!lock.owns_lock()) return;
-    while (!pending_.empty() && pending_.front()->Test()) {
-    }
+    TestPending();
   }
 
   void Barrier() override {
@@ -293,6 +301,14 @@ class MpiCommunicator final : public Communicator {
   int64_t bytes_sent() const override { return bytes_sent_; }
 
  private:
+  // Every transfer under way, so that each is seen to complete when it does. With the lock held.
+  void TestPending() {
+    for (auto next = pending_.begin(); next != pending_.end();) {
+      MpiTransfer& transfer = **next++;  // it leaves the list once done
+      transfer.Test();
+    }
+  }
+
   // At least one part, also of nothing.
   template <class Span, class Function>
   void ForEachPart(Span bytes, const Function& function) const {

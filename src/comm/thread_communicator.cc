@@ -99,10 +99,12 @@ class ThreadTransfer final : public Communicator::Transfer {
   }
   ~ThreadTransfer() override { mailbox_.Withdraw(message_); }
 
-  void Wait(int waiter) {
+  Communicator::Time Wait(int waiter) {
     mailbox_.Wait(*message_, *group_->failure, group_->timeout_seconds, waiter, peer_);
-    if (message_->is_send) return;
-    CheckReceivedSize(message_->size, message_->matched_size, message_->source, message_->tag);
+    if (!message_->is_send) {
+      CheckReceivedSize(message_->size, message_->matched_size, message_->source, message_->tag);
+    }
+    return message_->completed;
   }
 
  private:
@@ -144,10 +146,10 @@ class ThreadCommunicator final : public Communicator {
     return std::make_unique<ThreadTransfer>(group_, rank_, source, std::move(message));
   }
 
-  void Wait(TransferPtr& transfer) override {
-    if (!transfer) return;
+  Time Wait(TransferPtr& transfer) override {
+    if (!transfer) return std::chrono::steady_clock::now();
     const TransferPtr started = std::move(transfer);  // reset even if it throws
-    static_cast<ThreadTransfer&>(*started).Wait(rank_);
+    return static_cast<ThreadTransfer&>(*started).Wait(rank_);
   }
 
   void Progress() override {}  // the second side to come has copied already

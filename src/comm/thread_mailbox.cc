@@ -36,6 +36,7 @@ void ThreadMailbox::Post(const MessagePtr& message) {
   }
   send->matched_size = receive->size;
   receive->matched_size = send->size;
+  send->completed = receive->completed = std::chrono::steady_clock::now();
   lock.lock();
   send->state.store(State::kDone, std::memory_order_release);
   receive->state.store(State::kDone, std::memory_order_release);

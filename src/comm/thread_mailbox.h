@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <deque>
@@ -23,6 +24,7 @@ struct ThreadMessage {
   size_t matched_size = 0;  // of the other side; valid when done
   int source = 0;
   int tag = 0;
+  std::chrono::steady_clock::time_point completed;  // valid when done
   std::atomic<State> state{State::kPosted};
 };
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <exception>
 #include <string>
 #include <system_error>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "ringwise/error.h"
+#include "ringwise/trace.h"
 
 namespace ringwise {
 namespace {
@@ -19,6 +21,9 @@ namespace {
 // Long enough to cover the gap between two kernels of one layer, short enough to cost nothing when
 // ranks outnumber cores.
 constexpr int kSpins = 4000;
+
+// Shorter waits at the end of a task are not worth a bar of a trace.
+constexpr std::chrono::microseconds kShownWait(20);
 
 void Pause() {
 #if defined(__x86_64__)
@@ -56,7 +61,7 @@ int AvailableCores() {
 
 class ThreadTeam::State {
  public:
-  explicit State(int size) : size_(size) {
+  State(int size, Tracer* trace) : size_(size), trace_(trace) {
     threads_.reserve(size - 1);
     try {
       for (int member = 1; member < size; ++member) {
@@ -85,7 +90,7 @@ class ThreadTeam::State {
     running_.store(size_, std::memory_order_relaxed);
     Announce(generation_);
     RunOne(0);
-    AwaitChange(finished_generation_, done);
+    AwaitOthers(done);
     if (first_error_) std::rethrow_exception(std::exchange(first_error_, nullptr));
   }
 
@@ -125,9 +130,29 @@ class ThreadTeam::State {
     }
   }
 
+  void AwaitOthers(uint32_t done) {
+    if (trace_ == nullptr || size_ == 1) return AwaitChange(finished_generation_, done);
+    TraceEvent wait;
+    wait.begin = Tracer::Clock::now();
+    AwaitChange(finished_generation_, done);
+    wait.end = Tracer::Clock::now();
+    if (wait.end - wait.begin < kShownWait) return;
+    wait.kind = TraceKind::kWait;
+    wait.name = "wait for the team";
+    trace_->Add(0, wait);
+  }
+
+  void RunTask(int member) const {
+    // What the rank's own thread does is in its spans already.
+    if (trace_ == nullptr || member == 0) return (*task_)(member);
+    const auto begin = Tracer::Clock::now();
+    (*task_)(member);
+    trace_->AddMember(member, begin, Tracer::Clock::now());
+  }
+
   void RunOne(int member) {
     try {
-      (*task_)(member);
+      RunTask(member);
     } catch (...) {
       if (!failed_.exchange(true, std::memory_order_acq_rel))
         first_error_ = std::current_exception();
@@ -141,6 +166,7 @@ class ThreadTeam::State {
   }
 
   const int size_;
+  Tracer* const trace_;
   std::vector<std::thread> threads_;
   std::exception_ptr first_error_;
   const std::function<void(int)>* task_ = nullptr;
@@ -153,11 +179,11 @@ class ThreadTeam::State {
   std::atomic<int> barrier_arrived_{0};
 };
 
-ThreadTeam::ThreadTeam(int threads) {
+ThreadTeam::ThreadTeam(int threads, Tracer* trace) {
   if (threads < 1) {
     throw UsageError("a team needs 1 thread or more, found " + std::to_string(threads));
   }
-  state_ = std::make_unique<State>(threads);
+  state_ = std::make_unique<State>(threads, trace);
 }
 
 ThreadTeam::~ThreadTeam() = default;

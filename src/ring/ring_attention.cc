@@ -22,11 +22,13 @@ AttentionStats RingAttentionForward(Context& context, Communicator& ring,
                                     const RingAttentionOptions& options,
                                     const AttentionInputs& inputs,
                                     const AttentionOutputs& outputs) {
+  const TraceSpan call(context.trace, TraceKind::kPhase, "attention forward");
   const AttentionShape shape = AgreeOnForward(ring, options, inputs, outputs);
   const RingPlan plan = PlanFor(options, shape);
   const auto shard = MakeShardAttentionForward(context, shape, options, inputs.query,
                                                options.query_positions[ring.rank()]);
   RunRingForward(context, ring, {plan, options.key_positions, inputs.key, inputs.value}, *shard);
+  const TraceSpan finish(context.trace, TraceKind::kCompute, "finish");
   shard->Finish(outputs);
   return shard->stats();
 }
@@ -35,6 +37,7 @@ AttentionStats RingAttentionBackward(Context& context, Communicator& ring,
                                      const RingAttentionOptions& options,
                                      const AttentionInputs& inputs, const AttentionSaved& saved,
                                      const AttentionGradients& gradients) {
+  const TraceSpan call(context.trace, TraceKind::kPhase, "attention backward");
   const AttentionShape shape = AgreeOnBackward(ring, options, inputs, saved, gradients);
   const RingPlan plan = PlanFor(options, shape);
   const auto shard =
@@ -42,7 +45,10 @@ AttentionStats RingAttentionBackward(Context& context, Communicator& ring,
                                  options.query_positions[ring.rank()], gradients.bias);
   RunRingBackward(context, ring, {plan, options.key_positions, inputs.key, inputs.value}, *shard,
                   gradients.key, gradients.value);
-  shard->Finish(gradients);
+  {
+    const TraceSpan finish(context.trace, TraceKind::kCompute, "finish");
+    shard->Finish(gradients);
+  }
   if (gradients.sinks) SumOverRing(ring, *gradients.sinks);
   if (gradients.bias && options.bias_has_one_row) SumOverRing(ring, *gradients.bias);
   return shard->stats();

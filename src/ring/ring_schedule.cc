@@ -46,6 +46,7 @@ class TravellingBlocks {
       positions_.push_back(PositionsOf(blocks.key_positions[b], plan.rows(b)));
     }
     if (!Has(0)) return;
+    const TraceSpan span(context.trace, TraceKind::kCompute, "pack");
     const Range rows = plan.rows(ring.rank());
     shard_.Pack(Rows(blocks.key, rows), Rows(blocks.value, rows), positions(0), block(0));
   }
@@ -123,6 +124,7 @@ void Zero(ThreadTeam& team, std::span<std::byte> bytes) {
 template <class Shard, class Attend>
 void AttendAtHome(Context& context, const RingBlocks& blocks, int own, Range rows, Shard& shard,
                   const Attend& attend) {
+  const TraceSpan span(context.trace, TraceKind::kCompute, "at home");
   const Positions positions = PositionsOf(blocks.key_positions[own], rows);
   const Buffer block(context.meter, MemoryCategory::kRingBuffers,
                      static_cast<size_t>(shard.BlockBytes(rows.size())));
@@ -160,9 +162,12 @@ void RunRingForward(Context& context, Communicator& ring, const RingBlocks& bloc
   TravellingBlocks<ShardAttentionForward> travelling(context, ring, blocks, shard);
   const ProgressHook progress = MakeProgressHook(ring);
   for (int step = 0; step < ring.size(); ++step) {
+    const TraceSpan turn(context.trace, TraceKind::kPhase, "ring", {{"step", step}});
     travelling.Post(step);
     if (step == 0) AttendForwardAtHome(context, blocks, ring.rank(), shard, progress);
     if (blocks.plan.Uses(travelling.index(step), step)) {
+      const TraceSpan span(context.trace, TraceKind::kCompute, "forward",
+                           {{"block", travelling.index(step)}});
       shard.Attend(travelling.block(step), travelling.positions(step), progress);
     }
     travelling.Wait();
@@ -187,6 +192,7 @@ void RunRingBackward(Context& context, Communicator& ring, const RingBlocks& blo
     return buffer.bytes().first(shard.GradientBytes(plan.kv_len(block)));
   };
   const auto unpack_own = [&](const Buffer& buffer) {
+    const TraceSpan span(context.trace, TraceKind::kCompute, "unpack gradient", {{"block", own}});
     shard.UnpackGradient(part_of(buffer, own), Rows(key_gradient, plan.rows(own)),
                          Rows(value_gradient, plan.rows(own)));
   };
@@ -196,6 +202,7 @@ void RunRingBackward(Context& context, Communicator& ring, const RingBlocks& blo
   Communicator::TransferPtr send;
   // One step more than blocks take: a gradient gets home a step after its last use.
   for (int step = 0; step <= ring.size(); ++step) {
+    const TraceSpan turn(context.trace, TraceKind::kPhase, "ring", {{"step", step}});
     const int block = step < ring.size() ? travelling.index(step) : own;
     const bool has = travelling.Has(step);
     const bool uses = has && plan.Uses(block, step);
@@ -213,6 +220,7 @@ void RunRingBackward(Context& context, Communicator& ring, const RingBlocks& blo
     }
     Buffer sum;
     if (uses) {
+      const TraceSpan span(context.trace, TraceKind::kCompute, "backward", {{"block", block}});
       sum = buffers.Take();
       Zero(context.team, part_of(sum, block));
       shard.Attend(travelling.block(step), travelling.positions(step), part_of(sum, block),
@@ -223,6 +231,8 @@ void RunRingBackward(Context& context, Communicator& ring, const RingBlocks& blo
     if (arrival) {
       ring.Wait(arrival);
       if (uses) {
+        const TraceSpan span(context.trace, TraceKind::kCompute, "add gradient",
+                             {{"block", block}});
         shard.AddGradient(part_of(sum, block), part_of(arriving, block));
         buffers.Give(std::move(arriving));
       } else {

@@ -357,14 +357,19 @@ std::string RankTrainer::LastGood() const {
 
 StepRecord RankTrainer::TakeStep(std::optional<StopReason>& stop) {
   EnterPhase();
+  Tracer* const trace = rank_.context.trace;
+  const TraceSpan step(trace, TraceKind::kPhase, "training", {{"step", state_.step + 1}});
   const auto begin = Clock::now();
   const StepSums sums = ForwardBackward();
+  std::optional<TraceSpan> update;
+  update.emplace(trace, TraceKind::kCompute, "optimizer");
   const double norm = optimizer_->GradientNorm();
   CheckFinite(sums, norm);
   const double rate = schedule_->LearningRate();
   const bool clips = options_.clip > 0 && norm > options_.clip;
   optimizer_->Step(state_.step + 1, rate, clips ? options_.clip / norm : 1.0);
   model_->ParametersChanged();
+  update.reset();
 
   ++state_.step;
   ++state_.phase_step;
@@ -400,6 +405,7 @@ StepRecord RankTrainer::TakeStep(std::optional<StopReason>& stop) {
 
 void RankTrainer::EvaluateHeldout(StepRecord& record) {
   if (options_.eval_tokens == 0 || corpus_.heldout().tokens() < 2) return;
+  const TraceSpan span(rank_.context.trace, TraceKind::kPhase, "held-out loss");
   EvaluateOptions options;
   options.context = phase().context;
   options.layout = options_.layout;
@@ -435,6 +441,7 @@ void RankTrainer::LeadAlone(const std::function<void()>& work) {
 }
 
 void RankTrainer::Save() {
+  const TraceSpan span(rank_.context.trace, TraceKind::kPhase, "save");
   LeadAlone([&] {
     ModelConfig config = model_->config();
     config.rope_theta = PhaseTheta();

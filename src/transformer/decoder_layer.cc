@@ -28,6 +28,7 @@ void DecoderLayer::WeightsChanged() {
 
 Tensor DecoderLayer::Forward(const SequenceShard& shard, BlockWorkspace& work, Tensor x,
                              Recompute recompute, LayerSaved& saved) {
+  const TraceSpan layer(context_.trace, TraceKind::kPhase, "layer forward", {{"index", index_}});
   Tensor qkv = ProjectQkv(shard, work, x);
   Tensor attention = work.Activation(config_.heads * config_.head_dim);
   std::vector<Tensor> logsumexp;
@@ -40,6 +41,7 @@ Tensor DecoderLayer::Forward(const SequenceShard& shard, BlockWorkspace& work, T
     work.Recycle(std::move(qkv));
   }
   Tensor y = work.Activation(config_.hidden);
+  const TraceSpan span(context_.trace, TraceKind::kCompute, "feed-forward");
   ForEachRowBlock(shard.rows(), work.block_rows(), [&](int64_t begin, int64_t rows) {
     const bool keep = recompute == Recompute::kNone;
     const TensorView y_rows = y.view().Slice(0, begin, rows);
@@ -63,12 +65,14 @@ Tensor DecoderLayer::Forward(const SequenceShard& shard, BlockWorkspace& work, T
 }
 
 void DecoderLayer::ForwardOnly(const SequenceShard& shard, BlockWorkspace& work, Tensor& x) {
+  const TraceSpan layer(context_.trace, TraceKind::kPhase, "layer forward", {{"index", index_}});
   Tensor attention = work.Activation(config_.heads * config_.head_dim);
   {
     Tensor qkv = ProjectQkv(shard, work, x);
     std::vector<Tensor> logsumexp;
     Attend(shard, work, qkv, attention, logsumexp);
   }
+  const TraceSpan span(context_.trace, TraceKind::kCompute, "feed-forward");
   ForEachRowBlock(shard.rows(), work.block_rows(), [&](int64_t begin, int64_t rows) {
     const TensorView x_rows = x.view().Slice(0, begin, rows);
     output_.Forward(attention.view().Slice(0, begin, rows), x_rows, true);
@@ -78,6 +82,7 @@ void DecoderLayer::ForwardOnly(const SequenceShard& shard, BlockWorkspace& work,
 
 void DecoderLayer::Backward(const SequenceShard& shard, BlockWorkspace& work, LayerSaved saved,
                             Tensor& gradient) {
+  const TraceSpan layer(context_.trace, TraceKind::kPhase, "layer backward", {{"index", index_}});
   if (saved.recompute == Recompute::kBlock) {
     saved.qkv = ProjectQkv(shard, work, saved.input);
     saved.attention = work.Activation(config_.heads * config_.head_dim);
@@ -97,6 +102,7 @@ void DecoderLayer::Backward(const SequenceShard& shard, BlockWorkspace& work, La
 }
 
 Tensor DecoderLayer::ProjectQkv(const SequenceShard& shard, BlockWorkspace& work, const Tensor& x) {
+  const TraceSpan span(context_.trace, TraceKind::kCompute, "projections");
   Tensor qkv = work.Activation(qkv_.outputs());
   ForEachRowBlock(shard.rows(), work.block_rows(), [&](int64_t begin, int64_t rows) {
     const TensorView normed = work.normed(rows);
@@ -110,6 +116,7 @@ Tensor DecoderLayer::ProjectQkv(const SequenceShard& shard, BlockWorkspace& work
 
 void DecoderLayer::BackwardQkv(const SequenceShard& shard, BlockWorkspace& work, const Tensor& x,
                                const Tensor& qkv_gradient, Tensor& gradient) {
+  const TraceSpan span(context_.trace, TraceKind::kCompute, "projections backward");
   ForEachRowBlock(shard.rows(), work.block_rows(), [&](int64_t begin, int64_t rows) {
     const ConstTensorView x_rows = x.view().Slice(0, begin, rows);
     const ConstTensorView changes = qkv_gradient.view().Slice(0, begin, rows);
@@ -227,6 +234,7 @@ void DecoderLayer::FeedForward(BlockWorkspace& work, ConstTensorView after_atten
 void DecoderLayer::BackwardFeedForward(const SequenceShard& shard, BlockWorkspace& work,
                                        LayerSaved& saved, Tensor& gradient,
                                        Tensor& attention_gradient) {
+  const TraceSpan span(context_.trace, TraceKind::kCompute, "feed-forward backward");
   const bool kept = saved.recompute == Recompute::kNone;
   ForEachRowBlock(shard.rows(), work.block_rows(), [&](int64_t begin, int64_t rows) {
     const TensorView change = gradient.view().Slice(0, begin, rows);

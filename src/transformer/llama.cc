@@ -86,8 +86,7 @@ class Llama::Impl {
       x = layers_[layer].Forward(shard, work, std::move(x), recompute, saved[layer]);
     }
     Tensor gradient = work.Activation(config_.hidden);
-    const LossSum loss =
-        head_.ForwardBackward(x.view(), batch.targets, gradient_scale, gradient.view());
+    const LossSum loss = ForwardBackwardHead(x, batch.targets, gradient_scale, gradient);
     work.Recycle(std::move(x));
     for (size_t layer = layers_.size(); layer-- > 0;) {
       layers_[layer].Backward(shard, work, std::move(saved[layer]), gradient);
@@ -116,6 +115,12 @@ class Llama::Impl {
           keeps ? BlockWorkspace::Memory::kKept : BlockWorkspace::Memory::kFrugal);
     }
     return *workspace_;
+  }
+
+  LossSum ForwardBackwardHead(const Tensor& x, std::span<const int32_t> targets,
+                              float gradient_scale, Tensor& gradient) {
+    const TraceSpan span(context_.trace, TraceKind::kCompute, "output head");
+    return head_.ForwardBackward(x.view(), targets, gradient_scale, gradient.view());
   }
 
   Tensor Embed(const TokenBatch& batch, BlockWorkspace& work) {
