@@ -60,6 +60,7 @@ class BackwardWalk {
         head_dim_(static_cast<int>(problem.shape.head_dim)),
         value_dim_(static_cast<int>(problem.shape.value_dim)),
         dropout_factor_(static_cast<float>(1 / (1 - problem.dropout.probability))),
+        plain_(problem.terms.none() && problem.dropout.probability == 0),
         tile_rows_(problem.tile_rows) {
     Arena arena(workspace);
     work_ = Workspace::Lay(problem.shape, tile_rows_, arena);
@@ -279,20 +280,32 @@ class BackwardWalk {
                      .columns = static_cast<int>(panel.queries.count()),
                      .scale = problem_.scale_base2,
                      .visible = view.visible};
-    const auto multiply = [&](Rows<const Operand> rows, const QueryOperands<Operand>& queries,
-                              float* product) {
-      kernels_.product(rows.data + begin * rows.stride, rows.stride, queries.transposed[p], kPanel,
-                       scores.rows, scores.columns, queries.depth, product, kPanel, false);
+    Operand* p_out = p_step + (begin - step.begin) * kBackwardQueryBlock;
+    Operand* ds_out = ds_step + (begin - step.begin) * kBackwardQueryBlock;
+    Operand* packed_ds = work_.packed_ds[p] + begin * kPanel;
+    const float* logsumexp = work_.logsumexp + p * kPanel;
+    const float* delta = work_.delta + p * kPanel;
+    const auto factors = [&](Rows<const Operand> rows, const QueryOperands<Operand>& queries) {
+      return PanelFactors<Operand>{rows.data + begin * rows.stride, rows.stride,
+                                   queries.transposed[p], queries.depth};
     };
-    multiply(tile.keys, work_.query, work_.scores);
-    multiply(tile.values, work_.d_output, work_.dp);
+    const PanelFactors<Operand> of_scores = factors(tile.keys, work_.query);
+    const PanelFactors<Operand> of_dp = factors(tile.values, work_.d_output);
+    if (plain_ && scores.columns > kPanel - kLanes) {
+      kernels_.product_softmax_gradient(of_scores, of_dp, scores, logsumexp, delta, work_.dp, p_out,
+                                        ds_out, kBackwardQueryBlock, packed_ds);
+      return scores;
+    }
+    const auto multiply = [&](const PanelFactors<Operand>& of, float* product) {
+      kernels_.product(of.left, of.stride, of.right, kPanel, scores.rows, scores.columns, of.k,
+                       product, kPanel, false);
+    };
+    multiply(of_scores, work_.scores);
+    multiply(of_dp, work_.dp);
     const RowBlock rows = Part(tile.block, begin, scores.rows);
     const ScoreGradientTerms terms = ApplyTerms(plane, panel.queries, rows, scores);
-    kernels_.softmax_gradient(scores, terms, work_.dp, work_.logsumexp + p * kPanel,
-                              work_.delta + p * kPanel,
-                              p_step + (begin - step.begin) * kBackwardQueryBlock,
-                              ds_step + (begin - step.begin) * kBackwardQueryBlock,
-                              kBackwardQueryBlock, work_.packed_ds[p] + begin * kPanel);
+    kernels_.softmax_gradient(scores, terms, work_.dp, logsumexp, delta, p_out, ds_out,
+                              kBackwardQueryBlock, packed_ds);
     if (terms.unsloped != nullptr) {
       AddBiasGradient(plane.batch, plane.head, panel.queries, rows, terms.unsloped,
                       *problem_.bias_gradient);
@@ -362,6 +375,7 @@ class BackwardWalk {
   const int head_dim_;
   const int value_dim_;
   const float dropout_factor_;
+  const bool plain_;  // scores are products times the scale, and none is dropped
   const int64_t tile_rows_;
   Workspace work_;
 };

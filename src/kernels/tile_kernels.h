@@ -49,6 +49,16 @@ struct ScoreGradientTerms {
   float* unsloped = nullptr;  // [rows][kPanel] out: ds before `slopes`, f32; null: not asked for
 };
 
+// The factors of a product for a whole panel: left [rows of the tile][k] in rows `stride` apart,
+// right [k][kPanel] packed with ld kPanel.
+template <class Operand>
+struct PanelFactors {
+  const Operand* left = nullptr;
+  int64_t stride = 0;
+  const Operand* right = nullptr;
+  int k = 0;  // a multiple of kRowGroup
+};
+
 template <class Operand>
 struct TileKernels {
   // c[m, n] (= or +=) a[m, k] b[k, n]: a in rows `lda` apart, b packed, c in rows `ldc` apart.
@@ -74,6 +84,14 @@ struct TileKernels {
   void (*softmax_gradient)(const ScoreTile& tile, const ScoreGradientTerms& terms, const float* dp,
                            const float* logsumexp, const float* delta, Operand* p, Operand* ds,
                            int64_t ld, Operand* packed_ds);
+
+  // Both products and softmax_gradient at once, for whole panels without dropout or other terms:
+  // scores and dp go from registers to p and ds. tile.scores is not used and tile.columns is above
+  // kPanel - kLanes. `powers` [rows][kPanel] is scratch.
+  void (*product_softmax_gradient)(const PanelFactors<Operand>& scores,
+                                   const PanelFactors<Operand>& dp, const ScoreTile& tile,
+                                   const float* logsumexp, const float* delta, float* powers,
+                                   Operand* p, Operand* ds, int64_t ld, Operand* packed_ds);
 
   // matrix[row][column] *= factors[column] of rows [0, rows), kPanel wide.
   void (*scale_columns)(const float* factors, int rows, float* matrix);

@@ -18,6 +18,7 @@
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")
 
+#include "kernels/product_gradient_bf16-inl.h"
 #include "kernels/score_gradient_bf16-inl.h"
 #include "kernels/softmax_bf16-inl.h"
 #include "kernels/tile_product_bf16-inl.h"
@@ -69,6 +70,7 @@ constexpr TileKernels<bf16> kKernels = {
     .score_maxima = &AnyScoreMaxima,
     .softmax = &AnySoftmax,
     .softmax_gradient = &AnySoftmaxGradient,
+    .product_softmax_gradient = &AnyProductSoftmaxGradient,
     .scale_columns = &ScaleColumns,
     .pack_transposed = &PackTransposed,
     .pack_rows = &PackRows,

@@ -13,6 +13,7 @@
 #define HWY_TARGET_INCLUDE "kernels/tile_kernels_f32.cc"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
+#include "kernels/product_gradient_f32-inl.h"
 #include "kernels/score_gradient_f32-inl.h"
 #include "kernels/softmax_f32-inl.h"
 #include "kernels/tile_product_f32-inl.h"
@@ -57,6 +58,7 @@ const TileKernels<float>* Kernels() {
       .score_maxima = &AnyScoreMaxima,
       .softmax = &AnySoftmax,
       .softmax_gradient = &AnySoftmaxGradient,
+      .product_softmax_gradient = &AnyProductSoftmaxGradient,
       .scale_columns = &ScaleColumns,
       .pack_transposed = &PackTransposed,
       .pack_rows = &PackRows,

@@ -231,6 +231,67 @@ TYPED_TEST(TileKernelsTest, SoftmaxGradient) {
   });
 }
 
+// Every count of rows that register tiles take, odd ones included, and columns that are not there.
+TYPED_TEST(TileKernelsTest, ProductSoftmaxGradient) {
+  using Operand = TypeParam;
+  constexpr bool kIsBf16 = std::is_same_v<Operand, bf16>;
+  constexpr int kDepth[] = {34, 18};  // of scores and of dp
+  constexpr int64_t kStride = 2 * kPanel;
+  ForEachKernels<Operand>([&](const TileKernels<Operand>& kernels) {
+    for (const bool masked : {false, true}) {
+      for (const int rows : {1, 2, 3, 4, 5, 6, 8, 13, 48}) {
+        Scores input(rows, masked);
+        input.tile.scores = nullptr;
+        input.tile.columns = kPanel - 7;
+        const ScoreTile& tile = input.tile;
+        std::vector<Operand> left[2], right[2];
+        PanelFactors<Operand> factors[2];
+        for (int i = 0; i < 2; ++i) {
+          const int stride = kDepth[i] + 5;
+          left[i] = Normal<Operand>(rows * stride, 10 + i);
+          right[i] = Normal<Operand>(kDepth[i] * kPanel, 12 + i);
+          factors[i] = {left[i].data(), stride, right[i].data(), kDepth[i]};
+        }
+        const auto product = [&](int i, int row, int column) {
+          return ReferenceProduct(factors[i].left, factors[i].stride, factors[i].right, kPanel, row,
+                                  column, kDepth[i]);
+        };
+        auto logsumexp = Normal<float>(kPanel, 5);
+        logsumexp[7] = kInfinity;  // a row that sees nothing
+        const auto delta = Normal<float>(kPanel, 6);
+        std::vector<float> powers(rows * kPanel);
+        std::vector<Operand> p((rows + 1) * kStride, Operand(9.0f)), ds(p), packed(p);
+        kernels.product_softmax_gradient(factors[0], factors[1], tile, logsumexp.data(),
+                                         delta.data(), powers.data(), p.data(), ds.data(), kStride,
+                                         packed.data());
+        for (int row = 0; row < rows; ++row) {
+          for (int column = 0; column < tile.columns; ++column) {
+            const double t = tile.scale * product(0, row, column) - logsumexp[column];
+            const double power = ReferenceVisible(tile, row, column) ? std::exp2(t) : 0.0;
+            const double dp = product(1, row, column);
+            const double rounding =
+                (kIsBf16 ? kRoughPolynomial : kPolynomial) + kRounding<Operand> + 1e-5;
+            const int64_t at = row * kStride + column;
+            ASSERT_NEAR(ToDouble(p[at]), power, rounding * power + 1e-37) << row << " " << column;
+            ASSERT_NEAR(ToDouble(ds[at]), power * (dp - delta[column]),
+                        power * (rounding * std::abs(dp - delta[column]) + 1e-5) + 1e-36)
+                << row << " " << column;
+            ASSERT_EQ(ToDouble(packed[PackedIndex<Operand>(row, column, kPanel)]),
+                      ToDouble(ds[at]));
+          }
+        }
+        // An odd last row of bf16 has a partner of zeros; no further row is written.
+        if (kIsBf16 && rows % 2 == 1) {
+          EXPECT_EQ(ToDouble(packed[PackedIndex<Operand>(rows, 5, kPanel)]), 0.0);
+        }
+        EXPECT_EQ(ToDouble(p[rows * kStride]), 9.0);
+        EXPECT_EQ(ToDouble(ds[rows * kStride]), 9.0);
+        EXPECT_EQ(ToDouble(packed[(rows + 1) * kPanel]), 9.0);
+      }
+    }
+  });
+}
+
 TYPED_TEST(TileKernelsTest, NaNIsKept) {
   using Operand = TypeParam;
   ForEachKernels<Operand>([&](const TileKernels<Operand>& kernels) {

@@ -19,10 +19,15 @@ inline __m512bh BroadcastPair(const bf16* pair) {
   return (__m512bh)_mm512_set1_epi32(word);
 }
 
+// The rows of the next register tile, of `rows` that are left. Eight are better cut in halves than
+// into six and two.
+inline int TileRowsOf(int rows) { return rows == kTileRows + 2 ? 4 : std::min(rows, kTileRows); }
+
+// sums = a b over kRows rows of a and kVectors vectors of b's rows.
 template <int kRows, int kVectors>
-void TileProduct(const bf16* a, int64_t lda, const bf16* b, int64_t ldb, int k, float* c,
-                 int64_t ldc, bool accumulate) {
-  __m512 sums[kRows][kVectors];
+[[gnu::always_inline]] inline void MultiplyTile(const bf16* a, int64_t lda, const bf16* b,
+                                                int64_t ldb, int k,
+                                                __m512 (&sums)[kRows][kVectors]) {
 #pragma GCC unroll 8
   for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 8
@@ -44,6 +49,13 @@ void TileProduct(const bf16* a, int64_t lda, const bf16* b, int64_t ldb, int k, 
       }
     }
   }
+}
+
+template <int kRows, int kVectors>
+void TileProduct(const bf16* a, int64_t lda, const bf16* b, int64_t ldb, int k, float* c,
+                 int64_t ldc, bool accumulate) {
+  __m512 sums[kRows][kVectors];
+  MultiplyTile(a, lda, b, ldb, k, sums);
 #pragma GCC unroll 8
   for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 8
@@ -69,8 +81,7 @@ void ProductColumns(const bf16* a, int64_t lda, const bf16* b, int64_t ldb, int 
       &TileProduct<6, kVectors>,
   };
   while (m > 0) {
-    // Eight rows are better cut in halves than into six and two.
-    const int rows = m == kTileRows + 2 ? 4 : std::min(m, kTileRows);
+    const int rows = TileRowsOf(m);
     kByRows[rows](a, lda, b, ldb, k, c, ldc, accumulate);
     a += rows * lda;
     c += rows * ldc;

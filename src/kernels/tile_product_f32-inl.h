@@ -24,12 +24,15 @@ inline constexpr int kTileVectors = 2;
 inline constexpr int kTileVectors = 4;
 #endif
 
+// The rows of the next register tile, of `rows` that are left. Eight are better cut in halves than
+// into six and two.
+inline int TileRowsOf(int rows) { return rows == kTileRows + 2 ? 4 : std::min(rows, kTileRows); }
+
+// sums = a b over kRows rows of a and kVectors vectors of b's rows.
 template <int kRows, int kVectors>
-HWY_NOINLINE void TileProduct(const float* HWY_RESTRICT a, int64_t lda, const float* HWY_RESTRICT b,
-                              int64_t ldb, int k, float* HWY_RESTRICT c, int64_t ldc,
-                              bool accumulate) {
+HWY_INLINE void MultiplyTile(const float* HWY_RESTRICT a, int64_t lda, const float* HWY_RESTRICT b,
+                             int64_t ldb, int k, V (&sums)[kRows][kVectors]) {
   const D d;
-  V sums[kRows][kVectors];
 #pragma GCC unroll 8
   for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 8
@@ -47,6 +50,15 @@ HWY_NOINLINE void TileProduct(const float* HWY_RESTRICT a, int64_t lda, const fl
       for (int v = 0; v < kVectors; ++v) sums[row][v] = hn::MulAdd(left, right[v], sums[row][v]);
     }
   }
+}
+
+template <int kRows, int kVectors>
+HWY_NOINLINE void TileProduct(const float* HWY_RESTRICT a, int64_t lda, const float* HWY_RESTRICT b,
+                              int64_t ldb, int k, float* HWY_RESTRICT c, int64_t ldc,
+                              bool accumulate) {
+  const D d;
+  V sums[kRows][kVectors];
+  MultiplyTile(a, lda, b, ldb, k, sums);
 #pragma GCC unroll 8
   for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 8
@@ -71,8 +83,7 @@ void ProductColumns(const float* a, int64_t lda, const float* b, int64_t ldb, in
       &TileProduct<6, kVectors>,
   };
   while (m > 0) {
-    // Eight rows are better cut in halves than into six and two.
-    const int rows = m == kTileRows + 2 ? 4 : std::min(m, kTileRows);
+    const int rows = TileRowsOf(m);
     kByRows[rows](a, lda, b, ldb, k, c, ldc, accumulate);
     a += rows * lda;
     c += rows * ldc;

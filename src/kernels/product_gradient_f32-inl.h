@@ -1,0 +1,144 @@
+// Backward's first two products with the gradient of the softmax at their end, once a target: see
+// tile_kernels_f32.cc.
+#if defined(RINGWISE_KERNELS_PRODUCT_GRADIENT_F32_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef RINGWISE_KERNELS_PRODUCT_GRADIENT_F32_INL_H_
+#undef RINGWISE_KERNELS_PRODUCT_GRADIENT_F32_INL_H_
+#else
+#define RINGWISE_KERNELS_PRODUCT_GRADIENT_F32_INL_H_
+#endif
+
+#include <cstdint>
+
+#include "kernels/tile_product_f32-inl.h"
+#include "kernels/tile_vectors_f32-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace ringwise {
+namespace HWY_NAMESPACE {
+
+// What one register tile reads and writes.
+struct GradientTile {
+  const uint64_t* visible;   // of each row; null: every column
+  int column;                // the first, as `visible` counts them
+  const float* column_term;  // logsumexp or delta
+  float* p;                  // rows `ld` apart
+  float* ds;
+  int64_t ld;
+  float* packed_ds;  // rows kPanel apart
+};
+
+// p = 2^(scale * left right - logsumexp)
+template <int kRows, bool kMasked>
+HWY_NOINLINE void PowersOfProduct(const PanelFactors<float>& factors, float scale,
+                                  const GradientTile& at) {
+  const D d;
+  V scores[kRows][kTileVectors];
+  MultiplyTile(factors.left, factors.stride, factors.right, kPanel, factors.k, scores);
+  const V scale_v = hn::Set(d, scale);
+#pragma GCC unroll 8
+  for (int v = 0; v < kTileVectors; ++v) {
+    const int column = v * kWidth;
+    const V minus_logsumexp = hn::Neg(hn::LoadU(d, at.column_term + column));
+#pragma GCC unroll 8
+    for (int row = 0; row < kRows; ++row) {
+      V power = Exp2(hn::MulAdd(scores[row][v], scale_v, minus_logsumexp));
+      if constexpr (kMasked) {
+        power = hn::IfThenElseZero(Lanes(at.column + column, at.visible[row]), power);
+      }
+      hn::StoreU(power, d, at.p + row * at.ld + column);
+    }
+  }
+}
+
+// ds = p (left right - delta), in rows and packed.
+template <int kRows, bool kMasked>
+HWY_NOINLINE void GradientsOfProduct(const PanelFactors<float>& factors, float /*scale*/,
+                                     const GradientTile& at) {
+  const D d;
+  V dp[kRows][kTileVectors];
+  MultiplyTile(factors.left, factors.stride, factors.right, kPanel, factors.k, dp);
+#pragma GCC unroll 8
+  for (int v = 0; v < kTileVectors; ++v) {
+    const int column = v * kWidth;
+    const V delta = hn::LoadU(d, at.column_term + column);
+#pragma GCC unroll 8
+    for (int row = 0; row < kRows; ++row) {
+      const V power = hn::LoadU(d, at.p + row * at.ld + column);
+      V gradient = hn::Mul(power, hn::Sub(dp[row][v], delta));
+      if constexpr (kMasked) {
+        gradient = hn::IfThenElseZero(Lanes(at.column + column, at.visible[row]), gradient);
+      }
+      hn::StoreU(gradient, d, at.ds + row * at.ld + column);
+      hn::StoreU(gradient, d, at.packed_ds + row * kPanel + column);
+    }
+  }
+}
+
+using OfProduct = void (*)(const PanelFactors<float>&, float, const GradientTile&);
+
+// All rows of the tile, a register tile's columns after the other; `by_rows[n]` does n rows.
+inline void ForRegisterTiles(const OfProduct* by_rows, const PanelFactors<float>& factors,
+                             const ScoreTile& tile, const GradientTile& whole) {
+  for (int column = 0; column < kPanel; column += kTileVectors * kWidth) {
+    PanelFactors<float> part = factors;
+    part.right += column;
+    GradientTile at = whole;
+    at.column = column;
+    at.column_term += column;
+    at.p += column;
+    at.ds += column;
+    at.packed_ds += column;
+    for (int row = 0; row < tile.rows;) {
+      const int rows = TileRowsOf(tile.rows - row);
+      by_rows[rows](part, tile.scale, at);
+      row += rows;
+      part.left += rows * part.stride;
+      if (at.visible != nullptr) at.visible += rows;
+      at.p += rows * at.ld;
+      at.ds += rows * at.ld;
+      at.packed_ds += rows * kPanel;
+    }
+  }
+}
+
+template <bool kMasked>
+void ProductSoftmaxGradient(const PanelFactors<float>& scores, const PanelFactors<float>& dp,
+                            const ScoreTile& tile, const float* logsumexp, const float* delta,
+                            float* p, float* ds, int64_t ld, float* packed_ds) {
+  static constexpr OfProduct kPowers[kTileRows + 1] = {
+      nullptr,
+      &PowersOfProduct<1, kMasked>,
+      &PowersOfProduct<2, kMasked>,
+      &PowersOfProduct<3, kMasked>,
+      &PowersOfProduct<4, kMasked>,
+      &PowersOfProduct<5, kMasked>,
+      &PowersOfProduct<6, kMasked>,
+  };
+  static constexpr OfProduct kGradients[kTileRows + 1] = {
+      nullptr,
+      &GradientsOfProduct<1, kMasked>,
+      &GradientsOfProduct<2, kMasked>,
+      &GradientsOfProduct<3, kMasked>,
+      &GradientsOfProduct<4, kMasked>,
+      &GradientsOfProduct<5, kMasked>,
+      &GradientsOfProduct<6, kMasked>,
+  };
+  // One after the other over all rows: each has its right factor in the nearest cache then.
+  ForRegisterTiles(kPowers, scores, tile, {tile.visible, 0, logsumexp, p, ds, ld, packed_ds});
+  ForRegisterTiles(kGradients, dp, tile, {tile.visible, 0, delta, p, ds, ld, packed_ds});
+}
+
+inline void AnyProductSoftmaxGradient(const PanelFactors<float>& scores,
+                                      const PanelFactors<float>& dp, const ScoreTile& tile,
+                                      const float* logsumexp, const float* delta, float*, float* p,
+                                      float* ds, int64_t ld, float* packed_ds) {
+  const auto gradient =
+      tile.visible ? &ProductSoftmaxGradient<true> : &ProductSoftmaxGradient<false>;
+  gradient(scores, dp, tile, logsumexp, delta, p, ds, ld, packed_ds);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace ringwise
+HWY_AFTER_NAMESPACE();
+
+#endif  // per target
