@@ -1,9 +1,10 @@
 // Ring attention in whose middle one rank fails: see ring_fault_test.py.
 //
-//   ring_fault_probe forward|backward throw|stall|stop|kill RANKS [TIMEOUT_SECONDS]
+//   ring_fault_probe forward|backward|backward_queries throw|stall|stop|kill RANKS
+//   [TIMEOUT_SECONDS]
 //
-// Rank 1 fails when it attends to its own block, with a transfer under way on every side and
-// another that only it can start.
+// Rank 1 fails when it attends to its own block or, where backward's queries travel, to the first
+// of another rank, with a transfer under way on every side and another that only it can start.
 #include <algorithm>
 #include <chrono>
 #include <csignal>
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "attention/shard_attention.h"
+#include "ring/backward_choice.h"
 #include "ring/ring_plan.h"
 #include "ring/ring_schedule.h"
 #include "ringwise/error.h"
@@ -38,11 +40,10 @@ void Fail(const std::string& how) {
   std::this_thread::sleep_for(std::chrono::seconds(UnderMpi() ? 60 : 5));
 }
 
-// A shard's attention that fails at its first block. `Base` is either direction.
-template <class Base>
-class Faulty : public Base {
+// A shard's attention that fails at its first block.
+class FaultyForward final : public ShardAttentionForward {
  public:
-  Faulty(std::unique_ptr<Base> shard, bool fails, std::string how)
+  FaultyForward(std::unique_ptr<ShardAttentionForward> shard, bool fails, std::string how)
       : shard_(std::move(shard)), fails_(fails), how_(std::move(how)) {}
 
   int64_t BlockBytes(int64_t kv_len) const override { return shard_->BlockBytes(kv_len); }
@@ -50,47 +51,49 @@ class Faulty : public Base {
             std::span<std::byte> block) override {
     shard_->Pack(key, value, positions, block);
   }
+  void Attend(std::span<const std::byte> block, const Positions& keys,
+              const ProgressHook& progress) override {
+    if (fails_) Fail(how_);
+    shard_->Attend(block, keys, progress);
+  }
+  void Finish(const AttentionOutputs& outputs) override { shard_->Finish(outputs); }
   AttentionStats stats() const override { return shard_->stats(); }
 
- protected:
-  void MaybeFail() {
-    if (fails_) Fail(how_);
-  }
-  std::unique_ptr<Base> shard_;
-
  private:
+  std::unique_ptr<ShardAttentionForward> shard_;
   bool fails_;
   std::string how_;
 };
 
-class FaultyForward final : public Faulty<ShardAttentionForward> {
+// The same, at its own rows or at the first block of another rank.
+class FaultyBackward final : public ShardAttentionBackward {
  public:
-  using Faulty::Faulty;
-  void Attend(std::span<const std::byte> block, const Positions& keys,
-              const ProgressHook& progress) override {
-    MaybeFail();
-    shard_->Attend(block, keys, progress);
-  }
-  void Finish(const AttentionOutputs& outputs) override { shard_->Finish(outputs); }
-};
+  FaultyBackward(std::unique_ptr<ShardAttentionBackward> shard, bool fails, bool at_own,
+                 std::string how)
+      : shard_(std::move(shard)), fails_(fails), at_own_(at_own), how_(std::move(how)) {}
 
-class FaultyBackward final : public Faulty<ShardAttentionBackward> {
- public:
-  using Faulty::Faulty;
-  int64_t GradientBytes(int64_t kv_len) const override { return shard_->GradientBytes(kv_len); }
-  void Attend(std::span<const std::byte> block, const Positions& keys,
+  TravelBytes BytesOf(int64_t rows) const override { return shard_->BytesOf(rows); }
+  void Pack(Range rows, std::span<std::byte> block) override { shard_->Pack(rows, block); }
+  void AttendOwn(Range rows, const ProgressHook& progress) override {
+    if (fails_ && at_own_) Fail(how_);
+    shard_->AttendOwn(rows, progress);
+  }
+  void Attend(std::span<const std::byte> block, const Positions& positions,
               std::span<std::byte> gradient, const ProgressHook& progress) override {
-    MaybeFail();
-    shard_->Attend(block, keys, gradient, progress);
+    if (fails_ && !at_own_) Fail(how_);
+    shard_->Attend(block, positions, gradient, progress);
   }
-  void AddGradient(std::span<std::byte> sum, std::span<const std::byte> gradient) override {
-    shard_->AddGradient(sum, gradient);
+  void AddGradient(Range rows, std::span<const std::byte> gradient) override {
+    shard_->AddGradient(rows, gradient);
   }
-  void UnpackGradient(std::span<const std::byte> gradient, TensorView key,
-                      TensorView value) override {
-    shard_->UnpackGradient(gradient, key, value);
-  }
-  void Finish(const AttentionGradients& gradients) override { shard_->Finish(gradients); }
+  void Finish() override { shard_->Finish(); }
+  AttentionStats stats() const override { return shard_->stats(); }
+
+ private:
+  std::unique_ptr<ShardAttentionBackward> shard_;
+  bool fails_;
+  bool at_own_;
+  std::string how_;
 };
 
 void Attend(Rank& rank, const std::string& direction, const std::string& how) {
@@ -109,24 +112,36 @@ void Attend(Rank& rank, const std::string& direction, const std::string& how) {
   Tensor query = make({1, kRows, 2, 16});
   Tensor key = make({1, kRows, 1, 16});
   Tensor logsumexp = make({1, 2, kRows});
-  const Tensor& input = key;
-  const RingPlan plan({}, 1, 2, positions, positions);
-  const RingBlocks blocks{plan, positions, input.view(), input.view()};
+  Tensor dq = make(query.shape());
+  Tensor dk = make(key.shape());
+  Tensor dv = make(key.shape());
+  const ConstTensorView queries = std::as_const(query).view();
+  const ConstTensorView keys = std::as_const(key).view();
+  const Mask everything;
+  const RingCall call{everything, 1, 2, positions, positions};
   const Positions& mine = positions[rank.ring.rank()];
   if (direction == "forward") {
-    FaultyForward shard(
-        MakeShardAttentionForward(rank.context, kShape, {}, std::as_const(query).view(), mine),
-        fails, how);
-    RunRingForward(rank.context, rank.ring, blocks, shard);
+    FaultyForward shard(MakeShardAttentionForward(rank.context, kShape, {}, queries, mine), fails,
+                        how);
+    const RingPlan plan(call, Travelling::kKeys, [&](int64_t rows) {
+      return TravelBytes{shard.BlockBytes(rows), 0};
+    });
+    RunRingForward(rank.context, rank.ring, plan, keys, keys, mine, shard);
   } else {
-    const ConstTensorView rows = std::as_const(query).view();
+    const Travelling travelling =
+        direction == "backward" ? Travelling::kKeys : Travelling::kQueries;
     FaultyBackward shard(
-        MakeShardAttentionBackward(rank.context, kShape, {}, rows,
-                                   {rows, std::as_const(logsumexp).view(), rows}, mine),
-        fails, how);
-    Tensor dk = make(key.shape());
-    Tensor dv = make(key.shape());
-    RunRingBackward(rank.context, rank.ring, blocks, shard, dk.view(), dv.view());
+        MakeShardAttentionBackward(rank.context,
+                                   {kShape,
+                                    {},
+                                    {queries, keys, keys},
+                                    {queries, std::as_const(logsumexp).view(), queries},
+                                    {dq.view(), dk.view(), dv.view()},
+                                    mine,
+                                    mine},
+                                   travelling),
+        fails, travelling == Travelling::kKeys, how);
+    RunRingBackward(rank.context, rank.ring, BackwardPlanOf(call, kShape, travelling), shard);
   }
 }
 

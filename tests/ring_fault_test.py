@@ -4,7 +4,7 @@ import unittest
 
 import support
 
-DIRECTIONS = ("forward", "backward")
+DIRECTIONS = ("forward", "backward", "backward_queries")
 RANKS = 3
 # Where only a time-out can tell: short, so that the job ends well within the limit of 10 s.
 TIMEOUT = 3

@@ -23,8 +23,7 @@ Positions Contiguous(int64_t count, int64_t start = 0) { return {{start, count, 
 
 void Check(const ShardCase& c) {
   SCOPED_TRACE(c.ToString());
-  const ShardInputs inputs(c);
-  EXPECT_EQ(CheckShard(c, inputs, ComputeShard(c, inputs)), "");
+  EXPECT_EQ(ComputeAndCheckShard(c), "");
 }
 
 void CheckBothTypes(ShardCase c) {

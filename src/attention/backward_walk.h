@@ -72,11 +72,9 @@ class BackwardWalk {
     return counter.used();
   }
 
-  // gradient += dk, dv of `tile` of head group batch * kv_heads + kv_head; `copy` of dq += its
-  // part.
-  void Attend(const BackwardBlock<const Storage>& block, const GradientBlock<float>& gradient,
-              const RowBlock& tile, int64_t group, QueryGradient& dq, int copy,
-              ProgressCounter& progress) const {
+  // sums += dk, dv of `tile` of head group batch * kv_heads + kv_head; `copy` of dq += its part.
+  void Attend(const KeyValueRows& rows, const KeyValueSums& sums, const RowBlock& tile,
+              int64_t group, QueryGradient& dq, int copy, ProgressCounter& progress) const {
     const int64_t batch = group / problem_.shape.kv_heads;
     const int64_t kv_head = group % problem_.shape.kv_heads;
     const int64_t heads = problem_.shape.heads / problem_.shape.kv_heads;
@@ -89,15 +87,15 @@ class BackwardWalk {
         if (!Meets(hulls[index], tile.positions)) continue;
         const RowBlock& queries = problem_.query_blocks[index];
         if (Classify(plane, queries.positions, tile.positions) == TileKind::kEmpty) continue;
-        if (keys.count == 0) keys = StartTile(block, batch, kv_head, tile);
+        if (keys.count == 0) keys = StartTile(rows, batch, kv_head, tile);
         LoadQueries(batch, head, queries);
         AttendTile(plane, keys, queries, dq, copy);
         progress.Worked((3 * head_dim_ + 2 * value_dim_) * tile.count() * queries.count());
       }
     }
     for (int64_t row = 0; row < keys.count; ++row) {
-      float* dk = gradient.Keys(batch, kv_head, tile.begin + row);
-      float* dv = gradient.Values(batch, kv_head, tile.begin + row);
+      float* dk = sums.key.at<float>(batch, tile.begin + row, kv_head);
+      float* dv = sums.value.at<float>(batch, tile.begin + row, kv_head);
       const auto scale = static_cast<float>(problem_.scale);
       for (int64_t i = 0; i < head_dim_; ++i)
         dk[i] += scale * work_.dk.data[row * work_.dk.stride + i];
@@ -117,13 +115,19 @@ class BackwardWalk {
     Rows<const Operand> values;
   };
 
-  KeyTile StartTile(const BackwardBlock<const Storage>& block, int64_t batch, int64_t kv_head,
+  KeyTile StartTile(const KeyValueRows& rows, int64_t batch, int64_t kv_head,
                     const RowBlock& tile) const {
     const auto count = static_cast<int>(tile.count());
-    const KeyTile keys{
-        tile, count,
-        AsOperand(block.Keys(batch, kv_head, tile.begin), count, head_dim_, work_.wide_keys),
-        AsOperand(block.Values(batch, kv_head, tile.begin), count, value_dim_, work_.wide_values)};
+    const auto load = [&](const ConstTensorView& view, int dim, Operand* to) {
+      const auto depth = static_cast<int>(RoundUp(dim, kRowGroup<Operand>));
+      for (int row = 0; row < count; ++row, to += depth) {
+        Convert(view.at<Storage>(batch, tile.begin + row, kv_head), dim, to);
+        std::fill(to + dim, to + depth, Operand{});
+      }
+      return Rows<const Operand>{to - count * depth, depth};
+    };
+    const KeyTile keys{tile, count, load(rows.key, head_dim_, work_.keys),
+                       load(rows.value, value_dim_, work_.values)};
     Transpose(keys.keys.data, keys.keys.stride, count, head_dim_, work_.keys_transposed,
               tile_rows_);
     if (count % kRowGroup<Operand> != 0) {

@@ -19,8 +19,8 @@ inline constexpr int kBackwardStep = 96;
 
 // Keys of a tile, a few steps. Whatever is loaded, packed and added to dq for a query block is so
 // once a tile, so tiles are large: their operands and gradients take one and a half of the second
-// cache, because a query block reads them in order, and they come from the third in time. Less where
-// the team would not find a few tiles a thread, if there are as many keys as queries.
+// cache, because a query block reads them in order, and they come from the third in time. Less
+// where the team would not find a few tiles a thread, if there are as many keys as queries.
 int64_t BackwardTileRows(const AttentionShape& shape, int64_t q_len, int threads);
 
 inline int64_t Panels(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
@@ -59,6 +59,8 @@ struct RowGradient {
 // The memory of one thread's walk over a key tile.
 template <class Storage, class Operand>
 struct BackwardWorkspace {
+  Operand* keys = nullptr;             // [tile rows][head_dim as products take it]
+  Operand* values = nullptr;           // [tile rows][value_dim likewise]
   Operand* keys_transposed = nullptr;  // [head_dim][tile rows]
   RowGradient dk, dv;
   QueryOperands<Operand> query;
@@ -72,17 +74,16 @@ struct BackwardWorkspace {
   float* delta = nullptr;                    // [kBackwardQueryBlock]
   uint64_t* visible[kBackwardPanels] = {};   // [tile rows]
   // Of the key rows of a step, for options that need them:
-  float* slopes = nullptr;    // [kBackwardStep][kPanel]
-  float* unsloped = nullptr;  // [kBackwardStep][kPanel], and what is added to scores before
-  uint64_t* shown = nullptr;  // visible and not hidden by the bias
-  uint64_t* kept = nullptr;   // by dropout
-  // Only if Storage widens:
-  Operand* wide_queries = nullptr;  // [kBackwardQueryBlock][head_dim or value_dim]
-  Operand* wide_keys = nullptr;     // [tile rows][head_dim]
-  Operand* wide_values = nullptr;   // [tile rows][value_dim]
+  float* slopes = nullptr;          // [kBackwardStep][kPanel]
+  float* unsloped = nullptr;        // [kBackwardStep][kPanel], and what is added to scores before
+  uint64_t* shown = nullptr;        // visible and not hidden by the bias
+  uint64_t* kept = nullptr;         // by dropout
+  Operand* wide_queries = nullptr;  // [kBackwardQueryBlock][..]; only if Storage widens
 
   static BackwardWorkspace Lay(const AttentionShape& shape, int64_t tile_rows, Arena& arena) {
     BackwardWorkspace work;
+    work.keys = arena.Take<Operand>(tile_rows * RoundUp(shape.head_dim, kRowGroup<Operand>));
+    work.values = arena.Take<Operand>(tile_rows * RoundUp(shape.value_dim, kRowGroup<Operand>));
     work.keys_transposed = arena.Take<Operand>(shape.head_dim * tile_rows);
     work.dk.Lay(tile_rows, shape.head_dim, arena);
     work.dv.Lay(tile_rows, shape.value_dim, arena);
@@ -105,8 +106,6 @@ struct BackwardWorkspace {
     if constexpr (kWidens<Storage, Operand>) {
       work.wide_queries =
           arena.Take<Operand>(kBackwardQueryBlock * std::max(shape.head_dim, shape.value_dim));
-      work.wide_keys = arena.Take<Operand>(tile_rows * shape.head_dim);
-      work.wide_values = arena.Take<Operand>(tile_rows * shape.value_dim);
     }
     return work;
   }

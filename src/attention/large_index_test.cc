@@ -65,16 +65,26 @@ void Attend(Context& context, const AttentionShape& shape, const Views& views) {
   forward->Pack(views.key, views.value, positions, block.bytes());
   forward->Attend(block.bytes(), positions, {});
   forward->Finish({views.output, logsumexp.view()});
-  const auto backward = MakeShardAttentionBackward(
-      context, shape, options, views.query,
-      {views.output, std::as_const(logsumexp).view(), views.output_gradient}, positions);
-  block = Buffer(context.meter, MemoryCategory::kRingBuffers, backward->BlockBytes(kRows));
-  Buffer gradient(context.meter, MemoryCategory::kRingBuffers, backward->GradientBytes(kRows));
-  std::memset(gradient.data(), 0, gradient.size());
-  backward->Pack(views.key, views.value, positions, block.bytes());
-  backward->Attend(block.bytes(), positions, gradient.bytes(), {});
-  backward->UnpackGradient(gradient.bytes(), views.dk, views.dv);
-  backward->Finish({views.dq, views.dk, views.dv});
+  for (const Travelling travelling : {Travelling::kKeys, Travelling::kQueries}) {
+    const auto backward = MakeShardAttentionBackward(
+        context,
+        {shape,
+         options,
+         {views.query, views.key, views.value},
+         {views.output, std::as_const(logsumexp).view(), views.output_gradient},
+         {views.dq, views.dk, views.dv},
+         positions,
+         positions},
+        travelling);
+    const TravelBytes bytes = backward->BytesOf(kRows);
+    block = Buffer(context.meter, MemoryCategory::kRingBuffers, bytes.block);
+    Buffer gradient(context.meter, MemoryCategory::kRingBuffers, bytes.gradient);
+    std::memset(gradient.data(), 0, gradient.size());
+    backward->Pack({0, kRows}, block.bytes());
+    backward->Attend(block.bytes(), positions, gradient.bytes(), {});
+    backward->AddGradient({0, kRows}, gradient.bytes());
+    backward->Finish();
+  }
 }
 
 TEST(LargeIndex, RowsPast32BitsGiveTheSameBits) {
@@ -133,13 +143,14 @@ TEST(LargeIndex, SizesOfLongBlocks) {
   const Tensor logsumexp(meter, MemoryCategory::kActivations, DType::kF32, {2, 64, 1});
   const Positions positions = {{0, 1, 1}};
   const auto forward = MakeShardAttentionForward(context, shape, {}, query.view(), positions);
-  const auto backward = MakeShardAttentionBackward(
-      context, shape, {}, query.view(), {query.view(), logsumexp.view(), query.view()}, positions);
   const int64_t keys = int64_t{1} << 30;
   const int64_t elements = 2 * 2 * 32 * 128 * keys;
   EXPECT_EQ(forward->BlockBytes(keys), elements * 2);
-  EXPECT_EQ(backward->BlockBytes(keys), elements * 2);
-  EXPECT_EQ(backward->GradientBytes(keys), elements * 4);
+  EXPECT_EQ(BackwardBytes(shape, Travelling::kKeys, keys).block, elements * 2);
+  EXPECT_EQ(BackwardBytes(shape, Travelling::kKeys, keys).gradient, elements * 4);
+  const int64_t head_rows = 2 * 64 * keys;
+  EXPECT_EQ(BackwardBytes(shape, Travelling::kQueries, keys).block, head_rows * (2 * 256 + 8));
+  EXPECT_EQ(BackwardBytes(shape, Travelling::kQueries, keys).gradient, head_rows * 128 * 4);
 }
 
 }  // namespace

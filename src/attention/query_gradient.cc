@@ -9,12 +9,14 @@
 
 namespace ringwise {
 
-QueryGradient::QueryGradient(Context& context, const std::vector<RowBlock>& blocks, int64_t batch,
-                             int64_t heads, int64_t group, int64_t head_dim)
+QueryGradient::QueryGradient(Context& context, const AttentionShape& shape,
+                             const std::vector<RowBlock>& blocks, std::span<std::byte> sum)
     : context_(context),
-      heads_(heads),
-      group_(group),
-      head_dim_(head_dim),
+      batch_heads_(shape.batch * shape.heads),
+      heads_(shape.heads),
+      group_(shape.heads / shape.kv_heads),
+      head_dim_(shape.head_dim),
+      sum_(sum),
       copies_(context.team.size()) {
   for (const RowBlock& block : blocks) {
     for (int64_t begin = 0; begin < block.count(); begin += kPanel) {
@@ -23,11 +25,13 @@ QueryGradient::QueryGradient(Context& context, const std::vector<RowBlock>& bloc
       columns_ += RoundUp(panels_.back().count(), kLanes);
     }
   }
-  sum_ = Buffer(context.meter, MemoryCategory::kActivations,
-                batch * heads * HeadElements() * sizeof(float));
+  const size_t bytes = batch_heads_ * HeadElements() * sizeof(float);
+  assert(sum_.empty() || sum_.size() == bytes);
+  if (!sum_.empty()) return;
+  own_sum_ = Buffer(context.meter, MemoryCategory::kActivations, bytes);
+  sum_ = own_sum_.bytes();
   context.team.Run([&](int thread) {
-    const Range part =
-        SplitRange(static_cast<int64_t>(sum_.size()), context.team.size(), thread, 4096);
+    const Range part = SplitRange(static_cast<int64_t>(bytes), context_.team.size(), thread, 4096);
     if (part.size() > 0) std::memset(sum_.data() + part.begin, 0, part.size());
   });
 }
@@ -51,16 +55,25 @@ void QueryGradient::ClearPrivate(int thread) {
 void QueryGradient::Reduce(int thread, int64_t group_index, int parts, int index) {
   const int64_t elements = group_ * HeadElements();
   const Range part = SplitRange(elements, parts, index, 64);
-  float* sum = sum_.as<float>() + group_index * elements;
+  float* sum = Sum() + group_index * elements;
   const float* copy = copies_[thread].as<float>();
   for (int64_t i = part.begin; i < part.end; ++i) sum[i] += copy[i];
 }
 
+void QueryGradient::Add(int64_t begin, int64_t rows, std::span<const std::byte> sum) {
+  const int64_t elements = RoundUp(rows, kLanes) * head_dim_;  // of a head
+  assert(std::ssize(sum) == batch_heads_ * elements * static_cast<int64_t>(sizeof(float)));
+  context_.team.ForEach(batch_heads_, [&](int64_t head, int) {
+    float* to = At(kSum, head, begin).data;
+    const float* from = reinterpret_cast<const float*>(sum.data()) + head * elements;
+    for (int64_t i = 0; i < elements; ++i) to[i] += from[i];
+  });
+}
+
 void QueryGradient::Finish(double scale, TensorView query_gradient) {
   const auto panels = static_cast<int64_t>(panels_.size());
-  const int64_t batch_heads = query_gradient.shape[0] * heads_;
   const auto factor = static_cast<float>(scale);
-  context_.team.ForEach(batch_heads * panels, [&](int64_t index, int) {
+  context_.team.ForEach(batch_heads_ * panels, [&](int64_t index, int) {
     const int64_t batch_head = index / panels;
     const RowBlock& rows = panels_[index % panels];
     const Panel panel = At(kSum, batch_head, rows.begin);

@@ -32,9 +32,8 @@ struct AttentionShape {
   DType dtype = DType::kF32;  // of query, key, value
 };
 
-// A key/value block is a run of bytes that only these classes understand, the same on every rank of
-// a ring: what travels is already packed, so no rank packs another's keys again.
-
+// Forward's key/value block is a run of bytes that only this class understands, the same on every
+// rank of a ring: what travels is already packed, so no rank packs another's keys again.
 class ShardAttentionForward {
  public:
   virtual ~ShardAttentionForward() = default;
@@ -52,42 +51,68 @@ class ShardAttentionForward {
   virtual AttentionStats stats() const = 0;  // of the blocks attended so far
 };
 
+// Which rows go from rank to rank in backward, with what belongs to them and with their gradient;
+// the other side's rows and gradients stay at home.
+enum class Travelling {
+  kKeys,     // key, value; gradient: dk, dv
+  kQueries,  // query, output gradient, logsumexp, delta; gradient: dq. Not where there is a bias,
+             // whose rows are at home with the queries
+};
+
+// What backward sends for `rows` rows: the block, and the gradient that comes after it.
+struct TravelBytes {
+  int64_t block = 0;
+  int64_t gradient = 0;
+};
+TravelBytes BackwardBytes(const AttentionShape& shape, Travelling travelling, int64_t rows);
+
+// Rows travel in blocks that lie in one position run; they begin and end at multiples of this many
+// rows of the run, or with it.
+inline constexpr int64_t kBlockUnit = 384;
+
+// Backward of one rank, the same for the ring whatever travels. Blocks and gradients are runs of
+// bytes that only this class understands; all-zero bytes are a gradient of zero. What stays at home
+// adds up inside.
 class ShardAttentionBackward {
  public:
   virtual ~ShardAttentionBackward() = default;
 
-  virtual int64_t BlockBytes(int64_t kv_len) const = 0;
-  virtual void Pack(ConstTensorView key, ConstTensorView value, const Positions& positions,
-                    std::span<std::byte> block) = 0;
-  // Bytes of the block's gradient (dk and dv), which travels with it. All-zero bytes are zero
-  // gradients.
-  virtual int64_t GradientBytes(int64_t kv_len) const = 0;
-  // gradient += this shard's part of dk, dv for the block; dq accumulates inside.
-  virtual void Attend(std::span<const std::byte> block, const Positions& key_positions,
+  virtual TravelBytes BytesOf(int64_t rows) const = 0;
+  // This rank's rows of what travels -> block.
+  virtual void Pack(Range rows, std::span<std::byte> block) = 0;
+  // This rank's rows of what travels with those at home; the gradients of both stay.
+  virtual void AttendOwn(Range rows, const ProgressHook& progress) = 0;
+  // A block of any rank with this rank's rows at home; gradient += this rank's part.
+  virtual void Attend(std::span<const std::byte> block, const Positions& positions,
                       std::span<std::byte> gradient, const ProgressHook& progress) = 0;
-  // sum += gradient, both of the same block.
-  virtual void AddGradient(std::span<std::byte> sum, std::span<const std::byte> gradient) = 0;
-  // gradient -> key_gradient, value_gradient, as Pack's tensors, in the views' type.
-  virtual void UnpackGradient(std::span<const std::byte> gradient, TensorView key_gradient,
-                              TensorView value_gradient) = 0;
-  // Writes dq in the view's type, and this rank's part of the gradients of bias and sinks where
-  // they are asked for. The views of key and value are not touched.
-  virtual void Finish(const AttentionGradients& gradients) = 0;
-  virtual AttentionStats stats() const = 0;  // of the blocks attended so far
+  // The gradient of this rank's rows += what came home.
+  virtual void AddGradient(Range rows, std::span<const std::byte> gradient) = 0;
+  // Writes this rank's gradients in the views' types; those of bias and sinks are this rank's part.
+  virtual void Finish() = 0;
+  virtual AttentionStats stats() const = 0;  // of the rows attended so far
 };
 
-// The tiled kernels. Views must outlive the object. Memory: state and dq in f32 (activations), one
-// tile workspace a thread. Throws ShapeError if shapes disagree.
+// What one rank gives to backward. The views must outlive the shard; the gradients' hold sums from
+// the start where they are f32.
+struct BackwardCall {
+  AttentionShape shape;
+  AttentionOptions options;
+  AttentionInputs inputs;
+  AttentionSaved saved;
+  AttentionGradients gradients;
+  Positions query_positions, key_positions;  // of this rank's rows
+};
+
+// The tiled kernels. Views must outlive the object. Memory: in forward the state, in backward dq
+// and the statistics, in f32 (activations), and the sums of dk and dv where these are not f32 (ring
+// buffers); one tile workspace a thread. Throws ShapeError if shapes disagree.
 std::unique_ptr<ShardAttentionForward> MakeShardAttentionForward(Context& context,
                                                                  const AttentionShape& shape,
                                                                  const AttentionOptions& options,
                                                                  ConstTensorView query,
                                                                  const Positions& query_positions);
-// `bias_gradient`, where it is asked for, is the view that Finish is given: Attend already sums up
-// in it, for it may be too large to hold twice.
-std::unique_ptr<ShardAttentionBackward> MakeShardAttentionBackward(
-    Context& context, const AttentionShape& shape, const AttentionOptions& options,
-    ConstTensorView query, const AttentionSaved& saved, const Positions& query_positions,
-    const std::optional<TensorView>& bias_gradient = {});
+std::unique_ptr<ShardAttentionBackward> MakeShardAttentionBackward(Context& context,
+                                                                   const BackwardCall& call,
+                                                                   Travelling travelling);
 
 }  // namespace ringwise

@@ -1,317 +1,319 @@
 #include <algorithm>
 #include <cassert>
-#include <cmath>
-#include <limits>
-#include <numbers>
+#include <cstring>
 #include <optional>
-#include <vector>
 
 #include "attention/attention_checks.h"
 #include "attention/backward_block.h"
 #include "attention/backward_plan.h"
+#include "attention/backward_team.h"
 #include "attention/backward_walk.h"
-#include "attention/operand_choice.h"
+#include "attention/gradient_sum.h"
 #include "attention/query_gradient.h"
+#include "attention/query_statistics.h"
 #include "attention/shard_attention.h"
 #include "attention/tiling.h"
-#include "kernels/grow_buffer.h"
 
-// Backward, one device: what a shard keeps between blocks, and how work is dealt to the team. The
-// algorithm is in backward_walk.h.
+// Backward of one rank: what stays at home and what travels. How work is dealt to the team is in
+// backward_team.h, the algorithm in backward_walk.h.
 namespace ringwise {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
+int64_t RowElements(const AttentionShape& shape) { return shape.head_dim + shape.value_dim; }
 
+// Copies rows of a tensor to where `packed` looks.
 template <class Storage>
-class TiledBackward final : public ShardAttentionBackward {
+void PackRows(ThreadTeam& team, const ConstTensorView& rows, const TensorView& packed) {
+  const Shape& shape = rows.shape;
+  team.Run([&](int thread) {
+    const Range part = SplitRange(shape[0] * shape[1], team.size(), thread);
+    for (int64_t index = part.begin; index < part.end; ++index) {
+      for (int64_t head = 0; head < shape[2]; ++head) {
+        std::copy_n(rows.at<Storage>(index / shape[1], index % shape[1], head), shape[3],
+                    packed.at<Storage>(index / shape[1], index % shape[1], head));
+      }
+    }
+  });
+}
+
+// f32, of four axes.
+void Zero(ThreadTeam& team, const TensorView& view) {
+  const Shape& shape = view.shape;
+  team.ForEach(shape[0] * shape[1] * shape[2], [&](int64_t row, int) {
+    const int64_t head = row / shape[2];
+    std::fill_n(view.at<float>(head / shape[1], head % shape[1], row % shape[2]), shape[3], 0.0f);
+  });
+}
+
+// What is the same whichever side travels.
+template <class Storage>
+class TiledBackward : public ShardAttentionBackward {
  public:
-  TiledBackward(Context& context, const AttentionShape& shape, const AttentionOptions& options,
-                ConstTensorView query, const AttentionSaved& saved,
-                const Positions& query_positions, const std::optional<TensorView>& bias_gradient)
+  // `home_len` rows are at home.
+  TiledBackward(Context& context, const BackwardCall& call, int64_t home_len)
       : context_(context),
-        saved_(saved),
-        sinks_(options.sinks),
-        problem_{.shape = shape,
-                 .mask = options.mask,
-                 .scale = Scale(shape, options),
-                 .scale_base2 = ScaleToBase2(shape, options),
-                 .terms = ScoreTerms(shape, options),
-                 .dropout = options.dropout,
-                 .bias_gradient = bias_gradient,
-                 .query = query,
-                 .output_gradient = saved.output_gradient,
-                 .q_len = Count(query_positions),
-                 .tile_rows = BackwardTileRows(shape, Count(query_positions), context.team.size()),
-                 .query_blocks = CutIntoBlocks(query_positions, kBackwardQueryBlock)},
-        hulls_(context.team, problem_.mask, shape, problem_.query_blocks),
-        dq_(context, problem_.query_blocks, shape.batch, shape.heads, shape.heads / shape.kv_heads,
-            shape.head_dim),
-        workspaces_(context.team.size()) {
-    const int64_t rows = shape.batch * shape.heads * problem_.q_len;
-    logsumexp_ = Buffer(context.meter, MemoryCategory::kActivations, rows * sizeof(float));
-    delta_ = Buffer(context.meter, MemoryCategory::kActivations, rows * sizeof(float));
-    problem_.hulls = &hulls_;
-    problem_.logsumexp = logsumexp_.as<float>();
-    problem_.delta = delta_.as<float>();
-    const auto blocks = static_cast<int64_t>(problem_.query_blocks.size());
-    context_.team.ForEach(shape.batch * blocks, [&](int64_t index, int) {
-      DispatchDType(saved.output.dtype, [&]<class T>(T) {
-        PrepareRows<T>(index / blocks, problem_.query_blocks[index % blocks]);
-      });
-    });
-    if (bias_gradient) Zero(*bias_gradient);
+        call_(call),
+        tile_rows_(BackwardTileRows(call.shape, home_len, context.team.size())),
+        statistics_(context, call.shape, call.saved),
+        query_blocks_(CutIntoBlocks(call.query_positions, kBackwardQueryBlock)),
+        dq_(context, call.shape, query_blocks_),
+        dk_(context, call.gradients.key),
+        dv_(context, call.gradients.value),
+        team_(context) {
+    if (call.gradients.bias) Zero(context.team, *call.gradients.bias);
   }
 
-  int64_t BlockBytes(int64_t kv_len) const override {
-    return problem_.shape.batch * problem_.shape.kv_heads *
-           BackwardBlock<const Storage>(problem_.shape, kv_len).HeadElements() *
-           static_cast<int64_t>(sizeof(Storage));
-  }
-
-  void Pack(ConstTensorView key, ConstTensorView value, const Positions& positions,
-            std::span<std::byte> block) override {
-    const AttentionShape& shape = problem_.shape;
-    const int64_t kv_len = Count(positions);
-    CheckKeyValue(key, value, shape, kv_len);
-    assert(static_cast<int64_t>(block.size()) == BlockBytes(kv_len));
-    const BackwardBlock<Storage> layout(shape, kv_len, block.data());
-    ForEachRow(kv_len, [&](int64_t batch, int64_t row, int64_t head) {
-      PackRow(key.at<Storage>(batch, row, head), shape.head_dim, layout.Keys(batch, head, row));
-      PackRow(value.at<Storage>(batch, row, head), shape.value_dim,
-              layout.Values(batch, head, row));
-    });
-  }
-
-  int64_t GradientBytes(int64_t kv_len) const override {
-    return GradientBlock<const float>(problem_.shape, kv_len).Elements() *
-           static_cast<int64_t>(sizeof(float));
-  }
-
-  void Attend(std::span<const std::byte> block, const Positions& key_positions,
-              std::span<std::byte> gradient, const ProgressHook& progress) override {
-    const int64_t kv_len = Count(key_positions);
-    assert(static_cast<int64_t>(block.size()) == BlockBytes(kv_len));
-    assert(static_cast<int64_t>(gradient.size()) == GradientBytes(kv_len));
-    WithTileKernels<Storage>(problem_.shape, problem_.q_len, kv_len, [&](const auto& kernels) {
-      AttendWith(kernels, block, key_positions, gradient, progress);
-    });
-  }
-
-  void AddGradient(std::span<std::byte> sum, std::span<const std::byte> gradient) override {
-    assert(sum.size() == gradient.size());
-    auto* to = reinterpret_cast<float*>(sum.data());
-    const auto* from = reinterpret_cast<const float*>(gradient.data());
-    const auto elements = static_cast<int64_t>(sum.size() / sizeof(float));
-    context_.team.Run([&](int thread) {
-      const Range part = SplitRange(elements, context_.team.size(), thread, 64);
-      for (int64_t i = part.begin; i < part.end; ++i) to[i] += from[i];
-    });
-  }
-
-  void UnpackGradient(std::span<const std::byte> gradient, TensorView key_gradient,
-                      TensorView value_gradient) override {
-    const int64_t kv_len = key_gradient.shape[1];
-    CheckKeyRows("key gradient", key_gradient, problem_.shape, kv_len, problem_.shape.head_dim);
-    CheckKeyRows("value gradient", value_gradient, problem_.shape, kv_len,
-                 problem_.shape.value_dim);
-    assert(static_cast<int64_t>(gradient.size()) == GradientBytes(kv_len));
-    const GradientBlock<const float> sums(problem_.shape, kv_len, gradient.data());
-    ForEachRow(kv_len, [&](int64_t batch, int64_t row, int64_t head) {
-      WriteRow(sums.Keys(batch, head, row), key_gradient, batch, row, head);
-      WriteRow(sums.Values(batch, head, row), value_gradient, batch, row, head);
-    });
-  }
-
-  void Finish(const AttentionGradients& gradients) override {
-    CheckQueryRows("query gradient", gradients.query, problem_.shape, problem_.q_len,
-                   problem_.shape.head_dim);
-    dq_.Finish(problem_.scale, gradients.query);
-    if (gradients.sinks) SumSinkGradients(*gradients.sinks);
+  void Finish() override {
+    dq_.Finish(Scale(call_.shape, call_.options), call_.gradients.query);
+    dk_.Finish();
+    dv_.Finish();
+    if (call_.gradients.sinks) {
+      statistics_.SumSinkGradients(*call_.options.sinks, *call_.gradients.sinks);
+    }
   }
   AttentionStats stats() const override {
-    return {computed_tiles_, kBackwardQueryBlock, problem_.tile_rows};
+    return {team_.computed_tiles(), kBackwardQueryBlock, tile_rows_};
   }
 
- private:
-  // Calls visit(batch, row, kv_head) for all, dealt to the team by rows.
-  template <class Visit>
-  void ForEachRow(int64_t kv_len, const Visit& visit) {
-    context_.team.Run([&](int thread) {
-      const Range part = SplitRange(problem_.shape.batch * kv_len, context_.team.size(), thread);
-      for (int64_t index = part.begin; index < part.end; ++index) {
-        for (int64_t head = 0; head < problem_.shape.kv_heads; ++head) {
-          visit(index / kv_len, index % kv_len, head);
-        }
-      }
-    });
+ protected:
+  // Of queries that are cut into `blocks`, whose hulls the caller keeps.
+  BackwardProblem Problem(const ConstTensorView& query, const ConstTensorView& output_gradient,
+                          const float* logsumexp, const float* delta,
+                          const std::vector<RowBlock>& blocks, const BlockHulls& hulls) const {
+    return {.shape = call_.shape,
+            .mask = call_.options.mask,
+            .scale = Scale(call_.shape, call_.options),
+            .scale_base2 = ScaleToBase2(call_.shape, call_.options),
+            .terms = ScoreTerms(call_.shape, call_.options),
+            .dropout = call_.options.dropout,
+            .bias_gradient = call_.gradients.bias,
+            .query = query,
+            .output_gradient = output_gradient,
+            .q_len = query.shape[1],
+            .tile_rows = tile_rows_,
+            .query_blocks = blocks,
+            .hulls = &hulls,
+            .logsumexp = logsumexp,
+            .delta = delta};
   }
-
-  // logsumexp to base 2 and delta of one query block.
-  template <class Output>
-  void PrepareRows(int64_t batch, const RowBlock& rows) {
-    for (int64_t head = 0; head < problem_.shape.heads; ++head) {
-      const int64_t statistic = (batch * problem_.shape.heads + head) * problem_.q_len;
-      for (int64_t row = rows.begin; row < rows.begin + rows.count(); ++row) {
-        const float logsumexp = *saved_.logsumexp.at<float>(batch, head, row);
-        float& base2 = logsumexp_.as<float>()[statistic + row];
-        float& delta = delta_.as<float>()[statistic + row];
-        if (logsumexp == -kInfinity) {
-          // A row that sees nothing has p = 2^-inf = 0 whatever its scores.
-          base2 = kInfinity;
-          delta = 0;
-          continue;
-        }
-        base2 = static_cast<float>(static_cast<double>(logsumexp) * std::numbers::log2e);
-        const Storage* d_output = saved_.output_gradient.at<Storage>(batch, row, head);
-        const Output* output = saved_.output.at<Output>(batch, row, head);
-        double sum = 0;
-        for (int64_t i = 0; i < problem_.shape.value_dim; ++i) {
-          sum += static_cast<double>(static_cast<float>(d_output[i])) *
-                 static_cast<double>(static_cast<float>(output[i]));
-        }
-        if (saved_.logsumexp_gradient) {
-          sum -= static_cast<double>(*saved_.logsumexp_gradient->at<float>(batch, head, row));
-        }
-        delta = static_cast<float>(sum);
-      }
-    }
-  }
-
-  // f32, of four axes.
-  void Zero(const TensorView& view) {
-    const Shape& shape = view.shape;
-    context_.team.ForEach(shape[0] * shape[1] * shape[2], [&](int64_t row, int) {
-      const int64_t head = row / shape[2];
-      std::fill_n(view.at<float>(head / shape[1], head % shape[1], row % shape[2]), shape[3], 0.0f);
-    });
-  }
-
-  // sinks[head] = sum over this rank's rows of -exp(sink - logsumexp) delta, in row order.
-  void SumSinkGradients(const TensorView& sinks) {
-    context_.team.ForEach(problem_.shape.heads, [&](int64_t head, int) {
-      const double sink = static_cast<double>(*sinks_->at<float>(head));
-      double sum = 0;
-      for (int64_t batch = 0; batch < problem_.shape.batch; ++batch) {
-        const float* delta =
-            problem_.delta + (batch * problem_.shape.heads + head) * problem_.q_len;
-        for (int64_t row = 0; row < problem_.q_len; ++row) {
-          const float logsumexp = *saved_.logsumexp.at<float>(batch, head, row);
-          if (logsumexp == -kInfinity) continue;
-          sum -= std::exp(sink - static_cast<double>(logsumexp)) * static_cast<double>(delta[row]);
-        }
-      }
-      *sinks.at<float>(head) = static_cast<float>(sum);
-    });
-  }
-
-  static void PackRow(const Storage* from, int64_t length, Rows<Storage> row) {
-    std::copy_n(from, length, row.data);
-    std::fill(row.data + length, row.data + row.stride, Storage{});
-  }
-
-  void WriteRow(const float* from, const TensorView& view, int64_t batch, int64_t row,
-                int64_t head) const {
-    DispatchDType(view.dtype, [&]<class T>(T) {
-      T* to = view.at<T>(batch, row, head);
-      for (int64_t i = 0; i < view.shape[3]; ++i) to[i] = T(from[i]);
-    });
-  }
-
-  template <class Operand>
-  void AttendWith(const TileKernels<Operand>& kernels, std::span<const std::byte> block,
-                  const Positions& key_positions, std::span<std::byte> gradient,
-                  const ProgressHook& progress) {
-    using Walk = BackwardWalk<Storage, Operand>;
-    const AttentionShape& shape = problem_.shape;
-    const int64_t kv_len = Count(key_positions);
-    const BackwardBlock<const Storage> layout(shape, kv_len, block.data());
-    const GradientBlock<float> sums(shape, kv_len, gradient.data());
-    const std::vector<RowBlock> tiles = CutIntoBlocks(key_positions, problem_.tile_rows);
-    const BackwardPlan plan(context_.team, problem_.mask, shape, hulls_, problem_.query_blocks,
-                            tiles);
-    computed_tiles_ += plan.computed_tiles();
-    const auto tile_count = static_cast<int64_t>(tiles.size());
-    const int threads = context_.team.size();
-    for (int64_t group = 0; group < plan.groups(); group += GroupsAtOnce()) {
-      const std::vector<int64_t> bounds =
-          plan.Deal(threads, group, std::min(group + GroupsAtOnce(), plan.groups()));
-      context_.team.Run([&](int thread) {
-        const Range items{bounds[thread], bounds[thread + 1]};
-        if (items.size() > 0) {
-          GrowBuffer(context_.meter, Walk::WorkspaceBytes(problem_), workspaces_[thread]);
-          const Walk walk(problem_, kernels, workspaces_[thread].data());
-          ProgressCounter counter(progress, thread);
-          AttendItems(items, thread, tile_count, [&](int64_t item, int copy) {
-            walk.Attend(layout, sums, tiles[item % tile_count], item / tile_count, dq_, copy,
-                        counter);
-          });
-        }
-        context_.team.Barrier();
-        for (int other = 0; other < threads; ++other) {
-          const int64_t first = bounds[other];
-          if (first < bounds[other + 1] && first % tile_count != 0) {
-            dq_.Reduce(other, first / tile_count, threads, thread);
-          }
-        }
-      });
-    }
-  }
-
-  // Calls attend(item, copy of dq) for the items of one thread. Only the first head group of a
-  // thread can have been begun by another one.
-  template <class Attend>
-  void AttendItems(const Range& items, int thread, int64_t tile_count, const Attend& attend) {
-    const int64_t shared_group = items.begin % tile_count == 0 ? -1 : items.begin / tile_count;
-    if (shared_group >= 0) dq_.ClearPrivate(thread);
-    for (int64_t item = items.begin; item < items.end; ++item) {
-      attend(item, item / tile_count == shared_group ? thread : QueryGradient::kSum);
-    }
-  }
-
-  // Head groups that are dealt to the team at once. Groups that add to the same elements of the
-  // bias's gradient take turns, so that the elements of a key tile belong to one thread at a time
-  // and are summed in a fixed order, without copies of a tensor that may be the largest of all. The
-  // cost: a turn has no more work to share than the key tiles of its groups, and ends when the last
-  // of them does.
-  int64_t GroupsAtOnce() const {
-    const AttentionShape& shape = problem_.shape;
-    if (!problem_.bias_gradient) return shape.batch * shape.kv_heads;
-    const Shape& bias = problem_.bias_gradient->shape;
-    if (bias[1] == 1 && shape.kv_heads > 1) return 1;
-    return bias[0] == 1 ? shape.kv_heads : shape.batch * shape.kv_heads;
+  BlockHulls HullsOf(const std::vector<RowBlock>& blocks) const {
+    return {context_.team, call_.options.mask, call_.shape, blocks};
   }
 
   Context& context_;
-  const AttentionSaved saved_;
-  const std::optional<ConstTensorView> sinks_;
-  BackwardProblem problem_;
-  const BlockHulls hulls_;
-  QueryGradient dq_;
-  Buffer logsumexp_;  // see BackwardProblem
-  Buffer delta_;
-  std::vector<Buffer> workspaces_;  // of each thread
-  int64_t computed_tiles_ = 0;
+  const BackwardCall call_;
+  const int64_t tile_rows_;
+  const QueryStatistics statistics_;
+  const std::vector<RowBlock> query_blocks_;  // of this rank
+  QueryGradient dq_;                          // likewise
+  GradientSum dk_, dv_;                       // likewise
+  BackwardTeam<Storage> team_;
 };
+
+// Keys travel; queries, with a gradient of the bias, are at home.
+template <class Storage>
+class TravellingKeys final : public TiledBackward<Storage> {
+ public:
+  TravellingKeys(Context& context, const BackwardCall& call)
+      : TiledBackward<Storage>(context, call, Count(call.query_positions)),
+        hulls_(this->HullsOf(this->query_blocks_)),
+        problem_(this->Problem(call.inputs.query, call.saved.output_gradient,
+                               this->statistics_.logsumexp(), this->statistics_.delta(),
+                               this->query_blocks_, hulls_)) {}
+
+  TravelBytes BytesOf(int64_t rows) const override {
+    return BackwardBytes(this->call_.shape, Travelling::kKeys, rows);
+  }
+
+  void Pack(Range rows, std::span<std::byte> block) override {
+    const auto to = Laid<TensorView>(block.data(), this->call_.shape.dtype, rows.size());
+    const KeyValueRows from = Own(rows);
+    PackRows<Storage>(this->context_.team, from.key, to.key);
+    PackRows<Storage>(this->context_.team, from.value, to.value);
+  }
+
+  void AttendOwn(Range rows, const ProgressHook& progress) override {
+    this->team_.Attend(problem_, Own(rows), PositionsOf(this->call_.key_positions, rows),
+                       {this->dk_.sum().Slice(1, rows.begin, rows.size()),
+                        this->dv_.sum().Slice(1, rows.begin, rows.size())},
+                       this->dq_, progress);
+  }
+
+  void Attend(std::span<const std::byte> block, const Positions& positions,
+              std::span<std::byte> gradient, const ProgressHook& progress) override {
+    const int64_t rows = Count(positions);
+    assert(static_cast<int64_t>(block.size()) == BytesOf(rows).block);
+    assert(static_cast<int64_t>(gradient.size()) == BytesOf(rows).gradient);
+    const auto keys = Laid<ConstTensorView>(block.data(), this->call_.shape.dtype, rows);
+    const auto sums = Laid<TensorView>(gradient.data(), DType::kF32, rows);
+    this->team_.Attend(problem_, {keys.key, keys.value}, positions, {sums.key, sums.value},
+                       this->dq_, progress);
+  }
+
+  void AddGradient(Range rows, std::span<const std::byte> gradient) override {
+    const auto part = Laid<ConstTensorView>(gradient.data(), DType::kF32, rows.size());
+    this->dk_.Add(rows, part.key);
+    this->dv_.Add(rows, part.value);
+  }
+
+ private:
+  template <class View>
+  struct Pair {
+    View key, value;
+  };
+  // Keys, then values, or their gradients.
+  template <class View, class Memory>
+  Pair<View> Laid(Memory* memory, DType dtype, int64_t rows) const {
+    const AttentionShape& shape = this->call_.shape;
+    const auto key =
+        PackedRows<View>(memory, dtype, shape.batch, rows, shape.kv_heads, shape.head_dim);
+    Memory* values = memory + static_cast<size_t>(key.elements()) * SizeOf(dtype);
+    return {key,
+            PackedRows<View>(values, dtype, shape.batch, rows, shape.kv_heads, shape.value_dim)};
+  }
+  KeyValueRows Own(Range rows) const {
+    const AttentionInputs& inputs = this->call_.inputs;
+    return {inputs.key.Slice(1, rows.begin, rows.size()),
+            inputs.value.Slice(1, rows.begin, rows.size())};
+  }
+
+  const BlockHulls hulls_;
+  const BackwardProblem problem_;
+};
+
+// Queries travel; keys and values are at home.
+template <class Storage>
+class TravellingQueries final : public TiledBackward<Storage> {
+ public:
+  TravellingQueries(Context& context, const BackwardCall& call)
+      : TiledBackward<Storage>(context, call, Count(call.key_positions)) {}
+
+  TravelBytes BytesOf(int64_t rows) const override {
+    return BackwardBytes(this->call_.shape, Travelling::kQueries, rows);
+  }
+
+  void Pack(Range rows, std::span<std::byte> block) override {
+    ThreadTeam& team = this->context_.team;
+    const auto to = Laid<TensorView>(block.data(), rows.size());
+    PackRows<Storage>(team, Own(this->call_.inputs.query, rows), to.query);
+    PackRows<Storage>(team, Own(this->call_.saved.output_gradient, rows), to.output_gradient);
+    const int64_t q_len = Count(this->call_.query_positions);
+    for (int64_t head = 0; head < Heads(); ++head) {
+      const int64_t from = head * q_len + rows.begin;
+      std::copy_n(this->statistics_.logsumexp() + from, rows.size(),
+                  to.logsumexp + head * rows.size());
+      std::copy_n(this->statistics_.delta() + from, rows.size(), to.delta + head * rows.size());
+    }
+  }
+
+  void AttendOwn(Range rows, const ProgressHook& progress) override {
+    std::vector<RowBlock> blocks = this->query_blocks_;
+    std::erase_if(blocks, [&](const RowBlock& block) {
+      return block.begin < rows.begin || block.begin >= rows.end;
+    });
+    const BlockHulls hulls = this->HullsOf(blocks);
+    AttendHome(
+        this->Problem(this->call_.inputs.query, this->call_.saved.output_gradient,
+                      this->statistics_.logsumexp(), this->statistics_.delta(), blocks, hulls),
+        this->dq_, progress);
+  }
+
+  void Attend(std::span<const std::byte> block, const Positions& positions,
+              std::span<std::byte> gradient, const ProgressHook& progress) override {
+    const int64_t rows = Count(positions);
+    assert(static_cast<int64_t>(block.size()) == BytesOf(rows).block);
+    assert(static_cast<int64_t>(gradient.size()) == BytesOf(rows).gradient);
+    const auto from = Laid<ConstTensorView>(block.data(), rows);
+    const std::vector<RowBlock> blocks = CutIntoBlocks(positions, kBackwardQueryBlock);
+    const BlockHulls hulls = this->HullsOf(blocks);
+    QueryGradient dq(this->context_, this->call_.shape, blocks, gradient);
+    AttendHome(
+        this->Problem(from.query, from.output_gradient, from.logsumexp, from.delta, blocks, hulls),
+        dq, progress);
+  }
+
+  void AddGradient(Range rows, std::span<const std::byte> gradient) override {
+    this->dq_.Add(rows.begin, rows.size(), gradient);
+  }
+
+ private:
+  template <class View>
+  struct Block {
+    static constexpr bool kConst = std::is_same_v<View, ConstTensorView>;
+    using Float = std::conditional_t<kConst, const float, float>;
+    Float* logsumexp;  // as QueryStatistics has them
+    Float* delta;
+    View query, output_gradient;
+  };
+  // The statistics come first, because they are aligned more strictly.
+  template <class View, class Memory>
+  Block<View> Laid(Memory* memory, int64_t rows) const {
+    using Float = typename Block<View>::Float;
+    const AttentionShape& shape = this->call_.shape;
+    auto* logsumexp = reinterpret_cast<Float*>(memory);
+    Float* delta = logsumexp + Heads() * rows;
+    auto* queries = reinterpret_cast<Memory*>(delta + Heads() * rows);
+    const auto query =
+        PackedRows<View>(queries, shape.dtype, shape.batch, rows, shape.heads, shape.head_dim);
+    Memory* gradients = queries + static_cast<size_t>(query.elements()) * sizeof(Storage);
+    return {
+        logsumexp, delta, query,
+        PackedRows<View>(gradients, shape.dtype, shape.batch, rows, shape.heads, shape.value_dim)};
+  }
+  int64_t Heads() const { return this->call_.shape.batch * this->call_.shape.heads; }
+  static ConstTensorView Own(const ConstTensorView& view, Range rows) {
+    return view.Slice(1, rows.begin, rows.size());
+  }
+
+  void AttendHome(const BackwardProblem& problem, QueryGradient& dq, const ProgressHook& progress) {
+    this->team_.Attend(problem, {this->call_.inputs.key, this->call_.inputs.value},
+                       this->call_.key_positions, {this->dk_.sum(), this->dv_.sum()}, dq, progress);
+  }
+};
+
+template <class Storage>
+std::unique_ptr<ShardAttentionBackward> Make(Context& context, const BackwardCall& call,
+                                             Travelling travelling) {
+  if (travelling == Travelling::kKeys) {
+    return std::make_unique<TravellingKeys<Storage>>(context, call);
+  }
+  return std::make_unique<TravellingQueries<Storage>>(context, call);
+}
 
 }  // namespace
 
-std::unique_ptr<ShardAttentionBackward> MakeShardAttentionBackward(
-    Context& context, const AttentionShape& shape, const AttentionOptions& options,
-    ConstTensorView query, const AttentionSaved& saved, const Positions& query_positions,
-    const std::optional<TensorView>& bias_gradient) {
-  CheckAttentionShape(shape);
-  const int64_t q_len = Count(query_positions);
-  CheckQueryRows("query", query, shape, q_len, shape.head_dim);
-  CheckDType("query", query, shape.dtype);
-  CheckSaved(saved, shape, q_len);
-  if (bias_gradient) CheckShape("bias gradient", *bias_gradient, options.bias->shape);
-  if (shape.dtype == DType::kF32) {
-    return std::make_unique<TiledBackward<float>>(context, shape, options, query, saved,
-                                                  query_positions, bias_gradient);
+TravelBytes BackwardBytes(const AttentionShape& shape, Travelling travelling, int64_t rows) {
+  const auto element = static_cast<int64_t>(SizeOf(shape.dtype));
+  constexpr auto kFloat = static_cast<int64_t>(sizeof(float));
+  if (travelling == Travelling::kKeys) {
+    const int64_t elements = shape.batch * shape.kv_heads * rows * RowElements(shape);
+    return {elements * element, elements * kFloat};
   }
-  return std::make_unique<TiledBackward<bf16>>(context, shape, options, query, saved,
-                                               query_positions, bias_gradient);
+  const int64_t head_rows = shape.batch * shape.heads * rows;
+  return {head_rows * (RowElements(shape) * element + 2 * kFloat),
+          QueryGradient::SumBytes(shape, rows)};
+}
+
+std::unique_ptr<ShardAttentionBackward> MakeShardAttentionBackward(Context& context,
+                                                                   const BackwardCall& call,
+                                                                   Travelling travelling) {
+  const AttentionShape& shape = call.shape;
+  CheckAttentionShape(shape);
+  const int64_t q_len = Count(call.query_positions);
+  const int64_t kv_len = Count(call.key_positions);
+  CheckQueryRows("query", call.inputs.query, shape, q_len, shape.head_dim);
+  CheckDType("query", call.inputs.query, shape.dtype);
+  CheckKeyValue(call.inputs.key, call.inputs.value, shape, kv_len);
+  CheckSaved(call.saved, shape, q_len);
+  CheckQueryRows("query gradient", call.gradients.query, shape, q_len, shape.head_dim);
+  CheckKeyRows("key gradient", call.gradients.key, shape, kv_len, shape.head_dim);
+  CheckKeyRows("value gradient", call.gradients.value, shape, kv_len, shape.value_dim);
+  assert(!call.options.bias || travelling == Travelling::kKeys);
+  if (call.gradients.bias) {
+    CheckShape("bias gradient", *call.gradients.bias, call.options.bias->shape);
+  }
+  if (shape.dtype == DType::kF32) return Make<float>(context, call, travelling);
+  return Make<bf16>(context, call, travelling);
 }
 
 }  // namespace ringwise

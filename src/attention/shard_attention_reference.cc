@@ -4,12 +4,12 @@
 #include <cassert>
 #include <cmath>
 #include <cstring>
-#include <functional>
 #include <limits>
-#include <utility>
+#include <span>
 
 #include "attention/attention_checks.h"
 #include "attention/comparison.h"
+#include "attention/tiling.h"
 
 namespace ringwise {
 namespace {
@@ -59,6 +59,28 @@ double Dot(const double* a, const double* b, int64_t count) {
   double sum = 0;
   for (int64_t i = 0; i < count; ++i) sum += a[i] * b[i];
   return sum;
+}
+
+// Some rows of a tensor [outer, length, ..].
+std::vector<double> RowsOf(const std::vector<double>& tensor, int64_t outer, int64_t length,
+                           Range rows) {
+  std::vector<double> part;
+  const int64_t row_elements = outer * length == 0 ? 0 : std::ssize(tensor) / (outer * length);
+  for (int64_t i = 0; i < outer; ++i) {
+    const auto begin = tensor.begin() + (i * length + rows.begin) * row_elements;
+    part.insert(part.end(), begin, begin + rows.size() * row_elements);
+  }
+  return part;
+}
+
+// tensor [outer, ..][:, rows] += part.
+void AddRows(std::span<const double> part, int64_t outer, Range rows, std::vector<double>& tensor) {
+  const int64_t part_elements = std::ssize(part) / outer;
+  const int64_t begin = rows.begin * part_elements / std::max<int64_t>(rows.size(), 1);
+  for (int64_t i = 0; i < outer; ++i) {
+    double* to = tensor.data() + i * (std::ssize(tensor) / outer) + begin;
+    for (int64_t e = 0; e < part_elements; ++e) to[e] += part[i * part_elements + e];
+  }
 }
 
 double LogAdd(double a, double b) {
@@ -216,132 +238,153 @@ std::vector<double> ReferenceShardForward::LogSumExp() const {
   return logsumexp;
 }
 
-ReferenceShardBackward::ReferenceShardBackward(
-    const AttentionShape& shape, const AttentionOptions& options, ConstTensorView query,
-    ConstTensorView output_gradient, std::optional<ConstTensorView> logsumexp_gradient,
-    const std::vector<double>& output, std::vector<double> logsumexp,
-    const Positions& query_positions)
-    : shape_(shape),
-      options_(options),
-      query_positions_(query_positions),
-      q_len_(Count(query_positions)),
-      query_(ToDoubles(query)),
-      output_gradient_(ToDoubles(output_gradient)),
-      logsumexp_(std::move(logsumexp)),
-      delta_(logsumexp_.size()),
-      dq_(query_.size(), 0.0),
-      dbias_(options.bias ? options.bias->elements() : 0, 0.0) {
+ReferenceShardBackward::ReferenceShardBackward(const Call& call, Travelling travelling)
+    : shape_(call.shape),
+      options_(call.options),
+      travelling_(travelling),
+      queries_{call.query_positions, ToDoubles(call.inputs.query), ToDoubles(call.output_gradient),
+               call.logsumexp, std::vector<double>(call.logsumexp.size())},
+      keys_{call.key_positions, ToDoubles(call.inputs.key), ToDoubles(call.inputs.value)},
+      dq_(queries_.query.size(), 0.0),
+      dk_(keys_.key.size(), 0.0),
+      dv_(keys_.value.size(), 0.0),
+      dbias_(options_.bias ? options_.bias->elements() : 0, 0.0) {
+  const int64_t q_len = Count(call.query_positions);
   for (int64_t b = 0; b < shape_.batch; ++b) {
-    for (int64_t i = 0; i < q_len_; ++i) {
+    for (int64_t i = 0; i < q_len; ++i) {
       for (int64_t h = 0; h < shape_.heads; ++h) {
-        const int64_t row = ((b * q_len_ + i) * shape_.heads + h) * shape_.value_dim;
-        delta_[(b * shape_.heads + h) * q_len_ + i] =
-            Dot(&output_gradient_[row], &output[row], shape_.value_dim);
+        const int64_t row = ((b * q_len + i) * shape_.heads + h) * shape_.value_dim;
+        queries_.delta[(b * shape_.heads + h) * q_len + i] =
+            Dot(&queries_.output_gradient[row], &call.output[row], shape_.value_dim);
       }
     }
   }
-  if (!logsumexp_gradient) return;
-  const std::vector<double> d_logsumexp = ToDoubles(*logsumexp_gradient);
-  for (size_t row = 0; row < delta_.size(); ++row) delta_[row] -= d_logsumexp[row];
+  if (!call.logsumexp_gradient) return;
+  const std::vector<double> d_logsumexp = ToDoubles(*call.logsumexp_gradient);
+  for (size_t row = 0; row < d_logsumexp.size(); ++row) queries_.delta[row] -= d_logsumexp[row];
 }
 
-int64_t ReferenceShardBackward::BlockBytes(int64_t kv_len) const {
-  return BytesOfBlock(shape_, kv_len);
+TravelBytes ReferenceShardBackward::BytesOf(int64_t rows) const {
+  constexpr auto kDouble = static_cast<int64_t>(sizeof(double));
+  if (travelling_ == Travelling::kKeys) {
+    return {BytesOfBlock(shape_, rows), BytesOfBlock(shape_, rows)};
+  }
+  const int64_t head_rows = shape_.batch * shape_.heads * rows;
+  return {head_rows * (shape_.head_dim + shape_.value_dim + 2) * kDouble,
+          head_rows * shape_.head_dim * kDouble};
 }
 
-void ReferenceShardBackward::Pack(ConstTensorView key, ConstTensorView value, const Positions&,
-                                  std::span<std::byte> block) {
-  PackBlock(key, value, block);
+void ReferenceShardBackward::Pack(Range rows, std::span<std::byte> block) {
+  const int64_t heads = shape_.batch * shape_.heads;
+  std::vector<double> packed;
+  const auto append = [&](const std::vector<double>& tensor, int64_t outer, int64_t length) {
+    const std::vector<double> part = RowsOf(tensor, outer, length, rows);
+    packed.insert(packed.end(), part.begin(), part.end());
+  };
+  if (travelling_ == Travelling::kKeys) {
+    const int64_t length = Count(keys_.positions);
+    append(keys_.key, shape_.batch, length);
+    append(keys_.value, shape_.batch, length);
+  } else {
+    const int64_t length = Count(queries_.positions);
+    append(queries_.query, shape_.batch, length);
+    append(queries_.output_gradient, shape_.batch, length);
+    append(queries_.logsumexp, heads, length);
+    append(queries_.delta, heads, length);
+  }
+  assert(block.size() == packed.size() * sizeof(double));
+  if (!packed.empty()) std::memcpy(block.data(), packed.data(), block.size());
 }
 
-int64_t ReferenceShardBackward::GradientBytes(int64_t kv_len) const { return BlockBytes(kv_len); }
+void ReferenceShardBackward::AttendOwn(Range rows, const ProgressHook& progress) {
+  const TravelBytes bytes = BytesOf(rows.size());
+  std::vector<std::byte> block(bytes.block);
+  std::vector<std::byte> gradient(bytes.gradient);
+  Pack(rows, block);
+  const bool keys_travel = travelling_ == Travelling::kKeys;
+  Attend(block, PositionsOf(keys_travel ? keys_.positions : queries_.positions, rows), gradient,
+         progress);
+  AddGradient(rows, gradient);
+}
 
-void ReferenceShardBackward::Attend(std::span<const std::byte> block,
-                                    const Positions& key_positions, std::span<std::byte> gradient,
-                                    const ProgressHook& progress) {
+void ReferenceShardBackward::Attend(std::span<const std::byte> block, const Positions& positions,
+                                    std::span<std::byte> gradient, const ProgressHook& progress) {
+  const int64_t rows = Count(positions);
   const std::vector<double> doubles = Doubles(block);
-  const int64_t key_elements = KeyElements(shape_, Count(key_positions));
-  const double* keys = doubles.data();
-  const double* values = keys + key_elements;
   std::vector<double> sums = Doubles(gradient);
-  double* dk = sums.data();
-  double* dv = dk + key_elements;
+  auto from = doubles.begin();
+  const auto next = [&](int64_t elements) {
+    from += elements;
+    return std::vector<double>(from - elements, from);
+  };
+  if (travelling_ == Travelling::kKeys) {
+    const Keys keys{positions, next(KeyElements(shape_, rows)),
+                    next(shape_.batch * rows * shape_.kv_heads * shape_.value_dim)};
+    const auto end_of_keys = sums.begin() + std::ssize(keys.key);
+    std::vector<double> dk(sums.begin(), end_of_keys);
+    std::vector<double> dv(end_of_keys, sums.end());
+    AttendPairs(queries_, keys, dq_, dk, dv);
+    std::copy(dv.begin(), dv.end(), std::copy(dk.begin(), dk.end(), sums.begin()));
+  } else {
+    const int64_t head_rows = shape_.batch * rows * shape_.heads;
+    const Queries queries{positions, next(head_rows * shape_.head_dim),
+                          next(head_rows * shape_.value_dim), next(head_rows), next(head_rows)};
+    AttendPairs(queries, keys_, sums, dk_, dv_);
+  }
+  if (!sums.empty()) std::memcpy(gradient.data(), sums.data(), gradient.size());
+  if (progress) progress();
+}
+
+void ReferenceShardBackward::AttendPairs(const Queries& queries, const Keys& keys,
+                                         std::vector<double>& dq, std::vector<double>& dk,
+                                         std::vector<double>& dv) {
   const double scale = Scale(shape_, options_);
-  const Operands operands{shape_, options_, query_, query_positions_, keys, key_positions};
+  const Operands operands{shape_,          options_,      queries.query, queries.positions,
+                          keys.key.data(), keys.positions};
   operands.ForEachPair([&](const Pair& pair) {
     if (pair.score == -kInfinity) return;
     const int64_t query_row = pair.query * shape_.head_dim;
     const int64_t key_row = pair.key * shape_.head_dim;
     const int64_t value_row = pair.key * shape_.value_dim;
-    const double* d_output = &output_gradient_[pair.query * shape_.value_dim];
-    const double p = std::exp(pair.score - logsumexp_[pair.statistic]);
-    const double dp = pair.dropout * Dot(d_output, values + value_row, shape_.value_dim);
-    const double ds = p * (dp - delta_[pair.statistic]);
+    const double* d_output = &queries.output_gradient[pair.query * shape_.value_dim];
+    const double p = std::exp(pair.score - queries.logsumexp[pair.statistic]);
+    const double dp = pair.dropout * Dot(d_output, &keys.value[value_row], shape_.value_dim);
+    const double ds = p * (dp - queries.delta[pair.statistic]);
     const double d_product = scale * pair.slope * ds;
     for (int64_t d = 0; d < shape_.head_dim; ++d) {
-      dq_[query_row + d] += d_product * keys[key_row + d];
-      dk[key_row + d] += d_product * query_[query_row + d];
+      dq[query_row + d] += d_product * keys.key[key_row + d];
+      dk[key_row + d] += d_product * queries.query[query_row + d];
     }
     for (int64_t d = 0; d < shape_.value_dim; ++d) {
       dv[value_row + d] += p * pair.dropout * d_output[d];
     }
     if (options_.bias) dbias_[pair.bias] += ds;
   });
-  if (!sums.empty()) std::memcpy(gradient.data(), sums.data(), gradient.size());
-  if (progress) progress();
 }
 
-void ReferenceShardBackward::AddGradient(std::span<std::byte> sum,
-                                         std::span<const std::byte> gradient) {
-  std::vector<double> sums = Doubles(sum);
-  const std::vector<double> terms = Doubles(gradient);
-  for (size_t i = 0; i < sums.size(); ++i) sums[i] += terms[i];
-  if (!sums.empty()) std::memcpy(sum.data(), sums.data(), sum.size());
-}
-
-void ReferenceShardBackward::UnpackGradient(std::span<const std::byte> gradient,
-                                            TensorView key_gradient, TensorView value_gradient) {
+void ReferenceShardBackward::AddGradient(Range rows, std::span<const std::byte> gradient) {
   const std::vector<double> doubles = Doubles(gradient);
-  const auto end_of_keys = doubles.begin() + key_gradient.elements();
-  Unpacked rows{key_gradient.memory, {doubles.begin(), end_of_keys}, {end_of_keys, doubles.end()}};
-  Write(rows.key, key_gradient);
-  Write(rows.value, value_gradient);
-  const auto place = std::upper_bound(unpacked_.begin(), unpacked_.end(), rows,
-                                      [](const Unpacked& a, const Unpacked& b) {
-                                        return std::less<const void*>()(a.where, b.where);
-                                      });
-  unpacked_.insert(place, std::move(rows));
-}
-
-std::vector<double> ReferenceShardBackward::JoinUnpacked(
-    std::vector<double> Unpacked::*part) const {
-  std::vector<double> joined;
-  for (int64_t batch = 0; batch < shape_.batch; ++batch) {
-    for (const Unpacked& rows : unpacked_) {
-      const auto count = static_cast<int64_t>((rows.*part).size()) / shape_.batch;
-      const auto begin = (rows.*part).begin() + batch * count;
-      joined.insert(joined.end(), begin, begin + count);
-    }
+  const std::span<const double> sums = doubles;
+  if (travelling_ == Travelling::kKeys) {
+    const auto keys = static_cast<size_t>(KeyElements(shape_, rows.size()));
+    AddRows(sums.first(keys), shape_.batch, rows, dk_);
+    AddRows(sums.subspan(keys), shape_.batch, rows, dv_);
+  } else {
+    AddRows(sums, shape_.batch, rows, dq_);
   }
-  return joined;
 }
 
 std::vector<double> ReferenceShardBackward::SinkGradient() const {
   const std::vector<double> sinks = Sinks(options_);
   std::vector<double> dsinks(sinks.size(), 0.0);
   if (sinks.empty()) return dsinks;
-  for (size_t row = 0; row < delta_.size(); ++row) {
-    const int64_t head = static_cast<int64_t>(row) / q_len_ % shape_.heads;
+  const int64_t q_len = Count(queries_.positions);
+  for (size_t row = 0; row < queries_.delta.size(); ++row) {
+    const int64_t head = static_cast<int64_t>(row) / q_len % shape_.heads;
     if (sinks[head] == -kInfinity) continue;
-    dsinks[head] -= std::exp(sinks[head] - logsumexp_[row]) * delta_[row];
+    dsinks[head] -= std::exp(sinks[head] - queries_.logsumexp[row]) * queries_.delta[row];
   }
   return dsinks;
-}
-
-void ReferenceShardBackward::Finish(const AttentionGradients& gradients) {
-  Write(dq_, gradients.query);
-  if (gradients.bias) Write(dbias_, *gradients.bias);
-  if (gradients.sinks) Write(SinkGradient(), *gradients.sinks);
 }
 
 }  // namespace ringwise

@@ -39,49 +39,54 @@ class ReferenceShardForward final : public ShardAttentionForward {
 
 class ReferenceShardBackward final : public ShardAttentionBackward {
  public:
-  // output and logsumexp as ReferenceShardForward gives them.
-  ReferenceShardBackward(const AttentionShape& shape, const AttentionOptions& options,
-                         ConstTensorView query, ConstTensorView output_gradient,
-                         std::optional<ConstTensorView> logsumexp_gradient,
-                         const std::vector<double>& output, std::vector<double> logsumexp,
-                         const Positions& query_positions);
+  struct Call {
+    AttentionShape shape;
+    AttentionOptions options;
+    AttentionInputs inputs;
+    ConstTensorView output_gradient;
+    std::optional<ConstTensorView> logsumexp_gradient;
+    std::vector<double> output, logsumexp;  // as ReferenceShardForward gives them
+    Positions query_positions, key_positions;
+  };
+  ReferenceShardBackward(const Call& call, Travelling travelling);
 
-  int64_t BlockBytes(int64_t kv_len) const override;
-  void Pack(ConstTensorView key, ConstTensorView value, const Positions& positions,
-            std::span<std::byte> block) override;
-  int64_t GradientBytes(int64_t kv_len) const override;
-  void Attend(std::span<const std::byte> block, const Positions& key_positions,
+  TravelBytes BytesOf(int64_t rows) const override;
+  void Pack(Range rows, std::span<std::byte> block) override;
+  void AttendOwn(Range rows, const ProgressHook& progress) override;
+  void Attend(std::span<const std::byte> block, const Positions& positions,
               std::span<std::byte> gradient, const ProgressHook& progress) override;
-  void AddGradient(std::span<std::byte> sum, std::span<const std::byte> gradient) override;
-  void UnpackGradient(std::span<const std::byte> gradient, TensorView key_gradient,
-                      TensorView value_gradient) override;
-  void Finish(const AttentionGradients& gradients) override;
+  void AddGradient(Range rows, std::span<const std::byte> gradient) override;
+  void Finish() override {}
   AttentionStats stats() const override { return {}; }
 
-  // What Finish and UnpackGradient write, before rounding; of the keys all rows unpacked, in the
-  // order they have in memory.
+  // This rank's gradients, complete when the ring is done; of sinks and bias its part.
   const std::vector<double>& QueryGradient() const { return dq_; }
-  std::vector<double> KeyGradient() const { return JoinUnpacked(&Unpacked::key); }
-  std::vector<double> ValueGradient() const { return JoinUnpacked(&Unpacked::value); }
+  const std::vector<double>& KeyGradient() const { return dk_; }
+  const std::vector<double>& ValueGradient() const { return dv_; }
   const std::vector<double>& BiasGradient() const { return dbias_; }
   std::vector<double> SinkGradient() const;
 
  private:
-  struct Unpacked {
-    const void* where;  // the first of them, in memory
+  // Some rows of [batch, rows, heads, ..] and of statistics [batch, heads, rows].
+  struct Queries {
+    Positions positions;
+    std::vector<double> query, output_gradient, logsumexp;
+    std::vector<double> delta;  // d_output . output - d_logsumexp of each row
+  };
+  struct Keys {
+    Positions positions;
     std::vector<double> key, value;
   };
-  std::vector<double> JoinUnpacked(std::vector<double> Unpacked::*part) const;
+  // Adds what the pairs of these rows give.
+  void AttendPairs(const Queries& queries, const Keys& keys, std::vector<double>& dq,
+                   std::vector<double>& dk, std::vector<double>& dv);
 
-  AttentionShape shape_;
-  AttentionOptions options_;
-  Positions query_positions_;
-  int64_t q_len_;
-  std::vector<double> query_, output_gradient_, logsumexp_;
-  // d_output . output - d_logsumexp of each row [batch, heads, q_len]
-  std::vector<double> delta_;
-  std::vector<double> dq_, dbias_;
-  std::vector<Unpacked> unpacked_;  // ascending
+  const AttentionShape shape_;
+  const AttentionOptions options_;
+  const Travelling travelling_;
+  Queries queries_;  // of this rank
+  Keys keys_;        // likewise
+  std::vector<double> dq_, dk_, dv_, dbias_;
 };
 
 }  // namespace ringwise

@@ -22,8 +22,7 @@ void Set(const TensorView& view, int64_t row, int64_t head, int64_t i, float val
 
 void Check(const ShardCase& c) {
   SCOPED_TRACE(c.ToString());
-  const ShardInputs inputs(c);
-  EXPECT_EQ(CheckShard(c, inputs, ComputeShard(c, inputs)), "");
+  EXPECT_EQ(ComputeAndCheckShard(c), "");
 }
 
 Positions Contiguous(int64_t count, int64_t start = 0) { return {{start, count, 1}}; }

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "attention/tiling.h"
 #include "ringwise/random.h"
 #include "ringwise/thread_team.h"
 
@@ -63,6 +64,22 @@ Tensor Unwritten(MemoryMeter& meter, DType dtype, const Shape& shape) {
   return tensor;
 }
 
+// The blocks in which a case's rows travel in backward.
+std::vector<Range> TravellingRows(const ShardCase& c) {
+  std::vector<Range> blocks;
+  int64_t begin = 0;
+  const auto add = [&](int64_t count) {
+    blocks.push_back({begin, begin + count});
+    begin += count;
+  };
+  if (c.travelling == Travelling::kKeys) {
+    for (const Positions& keys : c.key_blocks) add(Count(keys));
+  } else {
+    for (const RowBlock& block : CutIntoBlocks(c.queries, kBlockUnit)) add(block.count());
+  }
+  return blocks;
+}
+
 void ComputeGradients(Context& context, const ShardCase& c, const ShardInputs& inputs,
                       AttentionSaved saved, const ProgressHook& progress, ShardResults& results) {
   MemoryMeter& meter = context.meter;
@@ -82,25 +99,32 @@ void ComputeGradients(Context& context, const ShardCase& c, const ShardInputs& i
   if (inputs.logsumexp_gradient) {
     saved.logsumexp_gradient = ConstTensorView(*inputs.logsumexp_gradient);
   }
-  const auto gradients = MakeShardAttentionBackward(context, c.shape(), OptionsOf(c, inputs),
-                                                    inputs.query, saved, c.queries, views.bias);
-  int64_t begin = 0;
-  for (const Positions& keys : c.key_blocks) {
-    const int64_t count = Count(keys);
-    Buffer block(meter, MemoryCategory::kRingBuffers, gradients->BlockBytes(count));
-    Buffer sum(meter, MemoryCategory::kRingBuffers, gradients->GradientBytes(count));
-    Buffer part(meter, MemoryCategory::kRingBuffers, gradients->GradientBytes(count));
+  const auto gradients = MakeShardAttentionBackward(context,
+                                                    {c.shape(),
+                                                     OptionsOf(c, inputs),
+                                                     {inputs.query, inputs.key, inputs.value},
+                                                     saved,
+                                                     views,
+                                                     c.queries,
+                                                     c.keys()},
+                                                    c.travelling);
+  const bool keys_travel = c.travelling == Travelling::kKeys;
+  const Positions all = keys_travel ? c.keys() : c.queries;
+  const std::vector<Range> blocks = TravellingRows(c);
+  for (size_t b = 0; b < blocks.size(); ++b) {
+    if (b % 2 == 1) {
+      gradients->AttendOwn(blocks[b], progress);
+      continue;
+    }
+    const TravelBytes bytes = gradients->BytesOf(blocks[b].size());
+    Buffer block(meter, MemoryCategory::kRingBuffers, bytes.block);
+    Buffer sum(meter, MemoryCategory::kRingBuffers, bytes.gradient);
     std::fill(sum.bytes().begin(), sum.bytes().end(), std::byte{0});
-    std::fill(part.bytes().begin(), part.bytes().end(), std::byte{0});
-    gradients->Pack(inputs.key.Slice(1, begin, count), inputs.value.Slice(1, begin, count), keys,
-                    block.bytes());
-    gradients->Attend(block.bytes(), keys, part.bytes(), progress);
-    gradients->AddGradient(sum.bytes(), part.bytes());
-    gradients->UnpackGradient(sum.bytes(), dk.view().Slice(1, begin, count),
-                              dv.view().Slice(1, begin, count));
-    begin += count;
+    gradients->Pack(blocks[b], block.bytes());
+    gradients->Attend(block.bytes(), PositionsOf(all, blocks[b]), sum.bytes(), progress);
+    gradients->AddGradient(blocks[b], sum.bytes());
   }
-  gradients->Finish(views);
+  gradients->Finish();
   results.backward = gradients->stats();
   results.dq = ToDoubles(dq.view());
   results.dk = ToDoubles(dk.view());
@@ -220,6 +244,17 @@ ShardResults ComputeShard(const ShardCase& c, const ShardInputs& inputs, bool ba
                      progress, results);
   }
   return results;
+}
+
+std::string ComputeAndCheckShard(const ShardCase& c) {
+  const ShardInputs inputs(c);
+  ShardCase other = c;
+  other.travelling = Travelling::kQueries;
+  const ShardResults results = ComputeShard(c, inputs);
+  std::string problem = CheckShard(c, inputs, results);
+  if (!problem.empty() || c.bias) return problem;
+  problem = CheckShard(other, inputs, ComputeShard(other, inputs));
+  return problem.empty() ? "" : problem + ", travelling queries";
 }
 
 std::string CheckShard(const ShardCase& c, const ShardInputs& inputs,

@@ -12,7 +12,8 @@
 // One device's attention of random tensors by the kernels, against the oracle. For tests only.
 namespace ringwise {
 
-// Keys and values may arrive in several blocks.
+// Keys and values may arrive in several blocks; in backward every other one is at home. Where
+// queries travel, they do so in blocks of kBlockUnit.
 struct ShardCase {
   int64_t batch = 1;
   int64_t heads = 1;
@@ -27,6 +28,7 @@ struct ShardCase {
   bool logsumexp_gradient = false;
   Positions queries = {};
   std::vector<Positions> key_blocks = {};
+  Travelling travelling = Travelling::kKeys;  // in backward
   int threads = 2;
   uint64_t seed = 1;
 
@@ -64,6 +66,10 @@ struct ShardResults : AttentionResults {
 // Output, logsumexp and, with `backward`, all gradients by the kernels, the output in f32.
 ShardResults ComputeShard(const ShardCase& c, const ShardInputs& inputs, bool backward = true,
                           const ProgressHook& progress = {});
+
+// Computes the case, its backward with either side travelling where that can be, and checks it.
+// Empty if the results are within the bounds of the oracle's; else what is not.
+std::string ComputeAndCheckShard(const ShardCase& c);
 
 // Empty if the results are within the bounds of the oracle's; else what is not.
 //   bf16: the root mean square error may be 1.1 times, the largest twice that of the plain formula.

@@ -28,9 +28,14 @@ struct Rows {
 template <class Element>
 using BytesOf = std::conditional_t<std::is_const_v<Element>, const std::byte, std::byte>;
 
-inline void Widen(const float* from, int64_t count, float* to) { std::copy_n(from, count, to); }
-inline void Widen(const bf16* from, int64_t count, float* to) {
-  for (int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(from[i]);
+// `from` as factors: copied, or widened.
+template <class Storage, class Operand>
+void Convert(const Storage* from, int64_t count, Operand* to) {
+  if constexpr (kWidens<Storage, Operand>) {
+    for (int64_t i = 0; i < count; ++i) to[i] = static_cast<Operand>(from[i]);
+  } else {
+    std::copy_n(from, count, to);
+  }
 }
 
 // The rows as factors: themselves, or widened into `scratch` (`length` apart).
@@ -39,7 +44,7 @@ Rows<const Operand> AsOperand(Rows<const Storage> rows, int64_t count, int64_t l
                               Operand* scratch) {
   if constexpr (kWidens<Storage, Operand>) {
     for (int64_t row = 0; row < count; ++row) {
-      Widen(rows.data + row * rows.stride, length, scratch + row * length);
+      Convert(rows.data + row * rows.stride, length, scratch + row * length);
     }
     return {scratch, length};
   } else {

@@ -16,4 +16,16 @@ std::vector<RowBlock> CutIntoBlocks(const Positions& positions, int64_t rows) {
   return blocks;
 }
 
+Positions PositionsOf(const Positions& shard, Range rows) {
+  Positions part;
+  int64_t row = 0;
+  for (const PositionRun& run : shard) {
+    const int64_t begin = std::max<int64_t>(rows.begin - row, 0);
+    const int64_t end = std::min(rows.end - row, run.count);
+    if (begin < end) part.push_back({run[begin], end - begin, run.stride});
+    row += run.count;
+  }
+  return part;
+}
+
 }  // namespace ringwise

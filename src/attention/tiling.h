@@ -7,6 +7,7 @@
 
 #include "ringwise/memory.h"
 #include "ringwise/positions.h"
+#include "ringwise/thread_team.h"
 
 namespace ringwise {
 
@@ -21,6 +22,9 @@ struct RowBlock {
 // Cuts the rows of a shard into blocks of at most `rows`, in order. Each run is cut by itself, from
 // its first row: so few blocks, and none spans two runs.
 std::vector<RowBlock> CutIntoBlocks(const Positions& positions, int64_t rows);
+
+// The positions of some rows of a shard.
+Positions PositionsOf(const Positions& shard, Range rows);
 
 // Part of a block.
 inline RowBlock Part(const RowBlock& block, int64_t begin, int64_t count) {

@@ -1,6 +1,7 @@
 #include "ringwise/ring_attention.h"
 
 #include "attention/shard_attention.h"
+#include "ring/backward_choice.h"
 #include "ring/ring_agreement.h"
 #include "ring/ring_plan.h"
 #include "ring/ring_schedule.h"
@@ -8,7 +9,7 @@
 namespace ringwise {
 namespace {
 
-RingPlan PlanFor(const RingAttentionOptions& options, const AttentionShape& shape) {
+RingCall CallOf(const RingAttentionOptions& options, const AttentionShape& shape) {
   return {options.mask, shape.batch, shape.heads, options.query_positions, options.key_positions};
 }
 
@@ -24,10 +25,14 @@ AttentionStats RingAttentionForward(Context& context, Communicator& ring,
                                     const AttentionOutputs& outputs) {
   const TraceSpan call(context.trace, TraceKind::kPhase, "attention forward");
   const AttentionShape shape = AgreeOnForward(ring, options, inputs, outputs);
-  const RingPlan plan = PlanFor(options, shape);
+  const int rank = ring.rank();
   const auto shard = MakeShardAttentionForward(context, shape, options, inputs.query,
-                                               options.query_positions[ring.rank()]);
-  RunRingForward(context, ring, {plan, options.key_positions, inputs.key, inputs.value}, *shard);
+                                               options.query_positions[rank]);
+  const RingPlan plan(CallOf(options, shape), Travelling::kKeys, [&](int64_t rows) {
+    return TravelBytes{shard->BlockBytes(rows), 0};
+  });
+  RunRingForward(context, ring, plan, inputs.key, inputs.value, options.key_positions[rank],
+                 *shard);
   const TraceSpan finish(context.trace, TraceKind::kCompute, "finish");
   shard->Finish(outputs);
   return shard->stats();
@@ -39,15 +44,18 @@ AttentionStats RingAttentionBackward(Context& context, Communicator& ring,
                                      const AttentionGradients& gradients) {
   const TraceSpan call(context.trace, TraceKind::kPhase, "attention backward");
   const AttentionShape shape = AgreeOnBackward(ring, options, inputs, saved, gradients);
-  const RingPlan plan = PlanFor(options, shape);
+  const int rank = ring.rank();
+  const BackwardChoice choice =
+      ChooseBackward(CallOf(options, shape), shape, options.bias.has_value());
   const auto shard =
-      MakeShardAttentionBackward(context, shape, options, inputs.query, saved,
-                                 options.query_positions[ring.rank()], gradients.bias);
-  RunRingBackward(context, ring, {plan, options.key_positions, inputs.key, inputs.value}, *shard,
-                  gradients.key, gradients.value);
+      MakeShardAttentionBackward(context,
+                                 {shape, options, inputs, saved, gradients,
+                                  options.query_positions[rank], options.key_positions[rank]},
+                                 choice.travelling);
+  RunRingBackward(context, ring, choice.plan, *shard);
   {
     const TraceSpan finish(context.trace, TraceKind::kCompute, "finish");
-    shard->Finish(gradients);
+    shard->Finish();
   }
   if (gradients.sinks) SumOverRing(ring, *gradients.sinks);
   if (gradients.bias && options.bias_has_one_row) SumOverRing(ring, *gradients.bias);

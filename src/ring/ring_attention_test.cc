@@ -96,7 +96,6 @@ TEST(RingSchedule, AnyPositions) {
     whole.query_positions = all_queries;
     whole.key_positions = all_keys;
     const AttentionOracle oracle = ComputeAttentionOracle(whole);
-    const RingPlan plan({.causal = true}, 1, 1, queries, key_positions, 1);
     Launch(Mesh(5), [&](Rank& rank) {
       const int r = rank.ring.rank();
       const auto rows = [&](const ConstTensorView& view, const std::vector<Positions>& positions) {
@@ -114,60 +113,94 @@ TEST(RingSchedule, AnyPositions) {
       const ConstTensorView key = rows(whole.key, key_positions);
       const ConstTensorView value = rows(whole.value, key_positions);
       const ConstTensorView query = rows(whole.query, queries);
-      const RingBlocks blocks{plan, key_positions, key, value};
+      const RingCall call{whole.options.mask, 1, 1, queries, key_positions};
+      constexpr BlockCut kCut{.unit = 2, .parts = 2, .least_rows = 1};
       ReferenceShardForward forward(shape, whole.options, query, queries[r]);
-      RunRingForward(rank.context, rank.ring, blocks, forward);
+      const RingPlan plan(
+          call, Travelling::kKeys,
+          [&](int64_t n) {
+            return TravelBytes{forward.BlockBytes(n), 0};
+          },
+          kCut);
+      RunRingForward(rank.context, rank.ring, plan, key, value, key_positions[r], forward);
       EXPECT_LE(LargestError(forward.Output(), expected(oracle.output, queries, 6)), 1e-13);
-      EXPECT_EQ(rank.ring.bytes_sent(),
-                plan.BytesSent(r, [&](int64_t n) { return forward.BlockBytes(n); }, {}));
+      EXPECT_EQ(rank.ring.bytes_sent(), plan.BytesSent(r));
 
-      ReferenceShardBackward backward(shape, whole.options, query,
-                                      rows(*whole.output_gradient, queries), {}, forward.Output(),
-                                      forward.LogSumExp(), queries[r]);
-      Tensor dk(rank.context.meter, MemoryCategory::kActivations, DType::kF32, key.shape);
-      Tensor dv(rank.context.meter, MemoryCategory::kActivations, DType::kF32, key.shape);
-      const int64_t sent = rank.ring.bytes_sent();
-      RunRingBackward(rank.context, rank.ring, blocks, backward, dk.view(), dv.view());
-      EXPECT_LE(LargestError(backward.QueryGradient(), expected(oracle.dq, queries, 6)), 1e-12);
-      EXPECT_LE(LargestError(backward.KeyGradient(), expected(oracle.dk, key_positions, 3)), 1e-12);
-      EXPECT_LE(LargestError(backward.ValueGradient(), expected(oracle.dv, key_positions, 3)),
-                1e-12);
-      EXPECT_EQ(rank.ring.bytes_sent() - sent,
-                plan.BytesSent(
-                    r, [&](int64_t n) { return backward.BlockBytes(n); },
-                    [&](int64_t n) { return backward.GradientBytes(n); }));
+      for (const Travelling travelling : {Travelling::kKeys, Travelling::kQueries}) {
+        ReferenceShardBackward backward({shape,
+                                         whole.options,
+                                         {query, key, value},
+                                         rows(*whole.output_gradient, queries),
+                                         {},
+                                         forward.Output(),
+                                         forward.LogSumExp(),
+                                         queries[r],
+                                         key_positions[r]},
+                                        travelling);
+        const RingPlan back(
+            call, travelling, [&](int64_t n) { return backward.BytesOf(n); }, kCut);
+        const int64_t sent = rank.ring.bytes_sent();
+        RunRingBackward(rank.context, rank.ring, back, backward);
+        EXPECT_LE(LargestError(backward.QueryGradient(), expected(oracle.dq, queries, 6)), 1e-12);
+        EXPECT_LE(LargestError(backward.KeyGradient(), expected(oracle.dk, key_positions, 3)),
+                  1e-12);
+        EXPECT_LE(LargestError(backward.ValueGradient(), expected(oracle.dv, key_positions, 3)),
+                  1e-12);
+        EXPECT_EQ(rank.ring.bytes_sent() - sent, back.BytesSent(r));
+      }
     });
   }
 }
 
-TEST(RingPlan, ContiguousCausalBlocksAreNeverSentBelow) {
+// Which way rows go, how far, and nothing further.
+TEST(RingPlan, CausalKeysGoUpAndQueriesDown) {
+  const auto one = [](int64_t) { return TravelBytes{1, 1}; };
   for (const int ranks : {1, 2, 5, 8}) {
     std::vector<Positions> positions;
     for (int rank = 0; rank < ranks; ++rank) {
       positions.push_back(ShardPositions(Layout::kContiguous, 40, ranks, rank));
     }
-    const RingPlan plan({.causal = true}, 1, 1, positions, positions);
-    int64_t blocks_sent = 0;
-    for (int block = 0; block < ranks; ++block) {
-      EXPECT_EQ(plan.first_use(block), 0);
-      EXPECT_EQ(plan.last_use(block), ranks - 1 - block);  // the last rank, and no hop further
-      blocks_sent += plan.last_use(block);
-    }
-    int64_t counted = 0;
-    for (int rank = 0; rank < ranks; ++rank) {
-      counted += plan.BytesSent(rank, [](int64_t) { return 1; }, {});
-    }
-    EXPECT_EQ(counted, blocks_sent);
-    EXPECT_EQ(counted, ranks * (ranks - 1) / 2);
-    // All see all: every block goes all the way round, and no further.
-    const RingPlan full({}, 1, 1, positions, positions);
-    for (int rank = 0; rank < ranks; ++rank) {
-      EXPECT_EQ(full.BytesSent(rank, [](int64_t) { return 1; }, {}), ranks - 1);
-      EXPECT_EQ(full.BytesSent(
-                    rank, [](int64_t) { return 0; }, [](int64_t) { return 1; }),
-                ranks == 1 ? 0 : ranks);
+    const Mask causal{.causal = true};
+    const Mask everything;
+    for (const Travelling travelling : {Travelling::kKeys, Travelling::kQueries}) {
+      const int direction = travelling == Travelling::kKeys ? 1 : -1;
+      const RingPlan plan({causal, 1, 1, positions, positions}, travelling, one);
+      EXPECT_EQ(std::ssize(plan.routes()), ranks - 1);
+      for (const RingPlan::Route& route : plan.routes()) {
+        EXPECT_EQ(route.direction, direction);
+        EXPECT_EQ(route.first_use, 1);
+        EXPECT_EQ(plan.RankAt(route, route.last_use), direction == 1 ? ranks - 1 : 0);
+        EXPECT_EQ(route.last_use, direction == 1 ? ranks - 1 - route.origin : route.origin);
+      }
+      // As many hops of the gradient: one less along with its block, and one home.
+      EXPECT_EQ(plan.TotalBytes(), ranks * (ranks - 1));
+      // All see all: every block goes all the way round, and no further.
+      const RingPlan full({everything, 1, 1, positions, positions}, travelling, one);
+      for (int rank = 0; rank < ranks; ++rank) EXPECT_EQ(full.BytesSent(rank), 2 * (ranks - 1));
     }
   }
+}
+
+// A window that looks both ways sends to both neighbours.
+TEST(RingPlan, GoesBothWays) {
+  constexpr int kRanks = 6;
+  std::vector<Positions> positions;
+  for (int rank = 0; rank < kRanks; ++rank) {
+    positions.push_back(ShardPositions(Layout::kContiguous, 60, kRanks, rank));
+  }
+  const Mask window{.window_left = 3, .window_right = 2};
+  const RingPlan plan({window, 1, 1, positions, positions}, Travelling::kKeys,
+                      [](int64_t rows) {
+                        return TravelBytes{rows, 0};
+                      },
+                      {.unit = 1, .least_rows = 1});
+  EXPECT_EQ(plan.steps(), 1);
+  EXPECT_EQ(plan.BytesSent(0), 3);  // the next rank's queries see 3 keys back
+  EXPECT_EQ(plan.BytesSent(1), 5);
+  EXPECT_EQ(plan.BytesSent(kRanks - 1), 2);
+  EXPECT_EQ(plan.RowsAtHome(1).size(), 1u);
+  EXPECT_EQ(plan.RowsAtHome(1)[0].begin, 2);
+  EXPECT_EQ(plan.RowsAtHome(1)[0].end, 7);
 }
 
 // The tiled kernels on every ring against float64, and against the ring of one on the same scales.
@@ -249,50 +282,6 @@ TEST(RingAttention, Bf16IsAsExactAsThePlainFormula) {
             << name;
       }
       EXPECT_LE(LargestError(results.logsumexp, exact.logsumexp), 1e-3);
-    }
-  }
-}
-
-TEST(RingAttention, SendsWhatThePlanSaysAndHoldsFewBuffers) {
-  for (const Layout layout : kLayouts) {
-    for (const int ring : {1, 2, 4}) {
-      RingCase c = LargerCase();
-      c.q_len = c.kv_len = 512;
-      c.ring = ring;
-      c.layout = layout;
-      SCOPED_TRACE(c.ToString());
-      const RingCaseData data(c);
-      const WholeAttention whole = data.whole();
-      const RingAttentionOptions options = OptionsFor(whole, ring);
-      const RingPlan plan(options.mask, 1, 1, options.query_positions, options.key_positions);
-      Launch(Mesh(ring), [&](Rank& rank) {
-        const int r = rank.ring.rank();
-        const AttentionShape shape{c.batch, c.heads, c.kv_heads, c.head_dim, c.head_dim, c.dtype};
-        const ShardRows query = CutRows(rank.context, whole.inputs.query,
-                                        options.query_positions[r], whole.query_offset);
-        MemoryMeter elsewhere;
-        Context probe{rank.context.team, elsewhere};
-        const auto forward =
-            MakeShardAttentionForward(probe, shape, {}, query.view(), options.query_positions[r]);
-        Tensor logsumexp(elsewhere, MemoryCategory::kActivations, DType::kF32,
-                         {c.batch, c.heads, query.shape()[1]});
-        const auto backward = MakeShardAttentionBackward(
-            probe, shape, {}, query.view(),
-            {query.view(), std::as_const(logsumexp).view(), query.view()},
-            options.query_positions[r]);
-        AttendWhole(rank.context, rank.ring, whole);
-        const auto forward_bytes = [&](int64_t n) { return forward->BlockBytes(n); };
-        const auto block_bytes = [&](int64_t n) { return backward->BlockBytes(n); };
-        const auto gradient_bytes = [&](int64_t n) { return backward->GradientBytes(n); };
-        EXPECT_EQ(rank.ring.bytes_sent(), plan.BytesSent(r, forward_bytes, {}) +
-                                              plan.BytesSent(r, block_bytes, gradient_bytes));
-        const int64_t kv_len = 512 / ring;
-        const int64_t blocks = ring == 1 ? 1 : 2;
-        const int64_t gradients = ring == 1 ? 1 : 3;
-        EXPECT_LE(rank.context.meter.peak()[MemoryCategory::kRingBuffers],
-                  blocks * block_bytes(kv_len) + gradients * gradient_bytes(kv_len));
-        EXPECT_EQ(rank.context.meter.current()[MemoryCategory::kRingBuffers], 0);
-      });
     }
   }
 }

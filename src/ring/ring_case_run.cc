@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "attention/shard_attention_reference.h"
+#include "ring/backward_choice.h"
 #include "ring/ring_plan.h"
 #include "ring/ring_schedule.h"
 #include "ring/row_shards.h"
@@ -47,7 +48,9 @@ class ReferenceOnRank {
         ring_(ring),
         whole_(std::move(whole)),
         options_(OptionsFor(whole_, ring.size())),
-        plan_(options_.mask, c.batch, c.heads, options_.query_positions, options_.key_positions),
+        cut_{.unit = 1 + static_cast<int64_t>(c.seed % 7),
+             .parts = 1 + static_cast<int64_t>(c.seed % 4),
+             .least_rows = 1},
         shape_{c.batch, c.heads, c.kv_heads, c.head_dim, c.ValueDim(), c.dtype},
         query_(CutQueries(whole_.inputs.query)),
         key_(CutKeys(whole_.inputs.key)),
@@ -60,9 +63,17 @@ class ReferenceOnRank {
 
   AttentionResults Run() {
     const Positions& query_positions = options_.query_positions[ring_.rank()];
-    const RingBlocks blocks{plan_, options_.key_positions, key_.view(), value_.view()};
+    const Positions& key_positions = options_.key_positions[ring_.rank()];
+    const RingCall call{options_.mask, shape_.batch, shape_.heads, options_.query_positions,
+                        options_.key_positions};
     ReferenceShardForward forward(shape_, options_, query_.view(), query_positions);
-    RunRingForward(context_, ring_, blocks, forward);
+    const RingPlan plan(
+        call, Travelling::kKeys,
+        [&](int64_t rows) {
+          return TravelBytes{forward.BlockBytes(rows), 0};
+        },
+        cut_);
+    RunRingForward(context_, ring_, plan, key_.view(), value_.view(), key_positions, forward);
 
     const ShardRows output_gradient = CutQueries(*whole_.output_gradient);
     std::optional<ShardRows> d_logsumexp;
@@ -71,12 +82,18 @@ class ReferenceOnRank {
       d_logsumexp.emplace(CutQueries(*whole_.logsumexp_gradient, 2));
       d_logsumexp_view = d_logsumexp->view();
     }
-    ReferenceShardBackward backward(shape_, options_, query_.view(), output_gradient.view(),
-                                    d_logsumexp_view, forward.Output(), forward.LogSumExp(),
-                                    query_positions);
-    Tensor dk(context_.meter, MemoryCategory::kActivations, DType::kF32, key_.shape());
-    Tensor dv(context_.meter, MemoryCategory::kActivations, DType::kF32, value_.shape());
-    RunRingBackward(context_, ring_, blocks, backward, dk.view(), dv.view());
+    const BackwardChoice choice = ChooseBackward(call, shape_, options_.bias.has_value(), cut_);
+    ReferenceShardBackward backward({shape_,
+                                     options_,
+                                     {query_.view(), key_.view(), value_.view()},
+                                     output_gradient.view(),
+                                     d_logsumexp_view,
+                                     forward.Output(),
+                                     forward.LogSumExp(),
+                                     query_positions,
+                                     key_positions},
+                                    choice.travelling);
+    RunRingBackward(context_, ring_, choice.plan, backward);
 
     const int64_t kv_heads = shape_.kv_heads;
     AttentionResults results;
@@ -117,7 +134,7 @@ class ReferenceOnRank {
   Communicator& ring_;
   const WholeAttention whole_;
   RingAttentionOptions options_;
-  const RingPlan plan_;
+  const BlockCut cut_;  // into many short blocks
   const AttentionShape shape_;
   const ShardRows query_, key_, value_;
   std::optional<ShardRows> bias_;

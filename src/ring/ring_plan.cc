@@ -1,123 +1,184 @@
 #include "ring/ring_plan.h"
 
 #include <algorithm>
-#include <utility>
+
+#include "attention/tiling.h"
 
 namespace ringwise {
 namespace {
 
-bool SeesAny(const MaskPlane& plane, const Positions& queries, const Positions& keys) {
-  return std::any_of(queries.begin(), queries.end(), [&](const PositionRun& query_run) {
-    return std::any_of(keys.begin(), keys.end(), [&](const PositionRun& key_run) {
-      return Classify(plane, query_run, key_run) != TileKind::kEmpty;
-    });
-  });
-}
+// Marks the units of a run of travelling rows that meet a visible pair with rows of another rank.
+class UnitMarker {
+ public:
+  UnitMarker(const PositionRun& run, int64_t unit, Travelling travelling)
+      : run_(run), unit_(unit), travelling_(travelling), marks_((run.count + unit - 1) / unit) {}
 
-// Rows of a run whose positions lie in the range.
-Range RowsWithin(const PositionRun& run, const KeyRange& range) {
-  const auto first_from = [&](int64_t position) {
-    if (position <= run.start) return int64_t{0};
-    if (position > run.last()) return run.count;
-    return (position - run.start + run.stride - 1) / run.stride;
-  };
-  return {first_from(range.begin), first_from(range.end)};
-}
-
-// The stretch of `keys` that queries of other ranks than `own` may see; empty if there is none.
-Range RowsSeenElsewhere(const std::vector<std::pair<MaskPlane, int64_t>>& planes, int own,
-                        const std::vector<Positions>& query_positions, const Positions& keys) {
-  Range seen{Count(keys), 0};
-  const auto add = [&](const KeyRange& visible) {
-    int64_t row = 0;
-    for (const PositionRun& run : keys) {
-      const Range within = run.count > 0 ? RowsWithin(run, visible) : Range{0, 0};
-      if (within.begin < within.end) {
-        seen.begin = std::min(seen.begin, row + within.begin);
-        seen.end = std::max(seen.end, row + within.end);
-      }
-      row += run.count;
-    }
-  };
-  for (int rank = 0; rank < static_cast<int>(query_positions.size()); ++rank) {
-    if (rank == own) continue;
-    for (const PositionRun& queries : query_positions[rank]) {
-      if (queries.count == 0) continue;
-      for (const auto& plane : planes) add(HullOfVisible(plane.first, queries));
-    }
+  void Mark(const MaskPlane& plane, const PositionRun& other) {
+    if (run_.count > 0 && other.count > 0) Mark(plane, other, {0, std::ssize(marks_)});
   }
-  return seen;
-}
+  const std::vector<bool>& marks() const { return marks_; }
 
-// `seen`, made longer up to whole units of the runs where it begins and ends; all if it is empty.
-Range BlockRows(const Range& seen, const Positions& keys, int64_t unit) {
-  Range rows{0, Count(keys)};
-  if (seen.begin >= seen.end) return rows;
-  int64_t row = 0;
-  for (const PositionRun& run : keys) {
-    const Range in_run{seen.begin - row, seen.end - row};
-    if (0 <= in_run.begin && in_run.begin < run.count) {
-      rows.begin = row + in_run.begin / unit * unit;
+ private:
+  void Mark(const MaskPlane& plane, const PositionRun& other, Range units) {
+    const int64_t begin = units.begin * unit_;
+    const PositionRun part{run_[begin], std::min(units.end * unit_, run_.count) - begin,
+                           run_.stride};
+    const bool keys_travel = travelling_ == Travelling::kKeys;
+    const TileKind kind = keys_travel ? Classify(plane, other, part) : Classify(plane, part, other);
+    if (kind == TileKind::kEmpty) return;
+    if (kind == TileKind::kFull || units.size() == 1) {
+      std::fill(marks_.begin() + units.begin, marks_.begin() + units.end, true);
+      return;
     }
-    if (0 < in_run.end && in_run.end <= run.count) {
-      rows.end = row + std::min(run.count, (in_run.end + unit - 1) / unit * unit);
-    }
-    row += run.count;
+    const int64_t middle = units.begin + units.size() / 2;
+    Mark(plane, other, {units.begin, middle});
+    Mark(plane, other, {middle, units.end});
   }
-  return rows;
+
+  const PositionRun run_;
+  const int64_t unit_;
+  const Travelling travelling_;
+  std::vector<bool> marks_;
+};
+
+// How far a block goes each way.
+struct Reach {
+  int next = 0;
+  int previous = 0;
+};
+
+// The users, at offsets from the block's rank, are cut in two: those up to an offset are reached by
+// way of the next ranks, the others by the previous. Takes the cheapest cut.
+Reach ShortestReach(const std::vector<bool>& users, const TravelBytes& bytes, bool rather_next) {
+  const auto ranks = static_cast<int>(users.size());
+  std::vector<int> offsets;
+  for (int offset = 1; offset < ranks; ++offset) {
+    if (users[offset]) offsets.push_back(offset);
+  }
+  Reach best;
+  int64_t least = -1;
+  for (size_t i = 0; i <= offsets.size(); ++i) {
+    const size_t cut = rather_next ? offsets.size() - i : i;
+    const Reach reach{cut == 0 ? 0 : offsets[cut - 1],
+                      cut == offsets.size() ? 0 : ranks - offsets[cut]};
+    int64_t cost = (reach.next + reach.previous) * bytes.block;
+    // From the first user to the last, and home.
+    if (reach.next > 0) cost += (reach.next - offsets.front() + 1) * bytes.gradient;
+    if (reach.previous > 0) {
+      cost += (reach.previous - (ranks - offsets.back()) + 1) * bytes.gradient;
+    }
+    if (least >= 0 && cost >= least) continue;
+    least = cost;
+    best = reach;
+  }
+  return best;
 }
 
 }  // namespace
 
-Positions PositionsOf(const Positions& shard, Range rows) {
-  Positions part;
+std::vector<RingPlan::Block> RingPlan::FindBlocks(const RingCall& call, Travelling travelling,
+                                                  int rank, int64_t unit) {
+  const auto ranks = static_cast<int>(call.query_positions.size());
+  const bool keys_travel = travelling == Travelling::kKeys;
+  const auto& travelling_rows = keys_travel ? call.key_positions : call.query_positions;
+  const auto& rows_at_home = keys_travel ? call.query_positions : call.key_positions;
+  const auto planes = DistinctPlanes(call.mask, call.batch, call.heads);
+  std::vector<Block> blocks;
   int64_t row = 0;
-  for (const PositionRun& run : shard) {
-    const int64_t begin = std::max<int64_t>(rows.begin - row, 0);
-    const int64_t end = std::min(rows.end - row, run.count);
-    if (begin < end) part.push_back({run[begin], end - begin, run.stride});
+  for (const PositionRun& run : travelling_rows[rank]) {
+    std::vector<Users> users((run.count + unit - 1) / unit, Users(ranks));
+    for (int offset = 1; offset < ranks; ++offset) {
+      UnitMarker marker(run, unit, travelling);
+      for (const PositionRun& other : rows_at_home[(rank + offset) % ranks]) {
+        for (const auto& plane : planes) marker.Mark(plane.first, other);
+      }
+      for (size_t u = 0; u < users.size(); ++u) users[u][offset] = marker.marks()[u];
+    }
+    bool new_run = true;
+    for (size_t u = 0; u < users.size(); ++u) {
+      const Range rows{row + static_cast<int64_t>(u) * unit,
+                       row + std::min((static_cast<int64_t>(u) + 1) * unit, run.count)};
+      if (!new_run && blocks.back().users == users[u]) {
+        blocks.back().rows.end = rows.end;
+      } else {
+        blocks.push_back({rows, users[u]});
+      }
+      new_run = false;
+    }
     row += run.count;
   }
-  return part;
+  return blocks;
 }
 
-RingPlan::RingPlan(const Mask& mask, int64_t batch, int64_t heads,
-                   const std::vector<Positions>& query_positions,
-                   const std::vector<Positions>& key_positions, int64_t row_unit) {
-  const auto planes = DistinctPlanes(mask, batch, heads);
-  const auto ranks = static_cast<int>(key_positions.size());
-  for (int block = 0; block < ranks; ++block) {
-    const Positions& shard = key_positions[block];
-    rows_.push_back(
-        BlockRows(RowsSeenElsewhere(planes, block, query_positions, shard), shard, row_unit));
-    const Positions keys = PositionsOf(shard, rows_.back());
-    uses_.emplace_back(ranks, false);
-    first_use_.push_back(kNever);
-    last_use_.push_back(kNever);
-    for (int step = 0; step < ranks; ++step) {
-      const Positions& queries = query_positions[(block + step) % ranks];
-      const bool sees = std::any_of(planes.begin(), planes.end(), [&](const auto& plane) {
-        return SeesAny(plane.first, queries, keys);
-      });
-      if (!sees) continue;
-      uses_[block][step] = true;
-      if (first_use_[block] == kNever) first_use_[block] = step;
-      last_use_[block] = step;
+RingPlan::RingPlan(const RingCall& call, Travelling travelling, const BytesOf& bytes,
+                   const BlockCut& cut)
+    : travelling_(travelling), bytes_(bytes), home_(call.query_positions.size()) {
+  const bool keys_travel = travelling == Travelling::kKeys;
+  for (int rank = 0; rank < ring_size(); ++rank) {
+    const Positions& shard = (keys_travel ? call.key_positions : call.query_positions)[rank];
+    lengths_.push_back(Count(shard));
+    const int64_t parts = std::clamp(Count(shard) / cut.least_rows, int64_t{1}, cut.parts);
+    const int64_t longest = RoundUp((Count(shard) + parts - 1) / parts, cut.unit);
+    int number = 0;
+    for (const Block& block : FindBlocks(call, travelling, rank, cut.unit)) {
+      if (std::find(block.users.begin(), block.users.end(), true) == block.users.end()) {
+        std::vector<Range>& home = home_[rank];
+        if (!home.empty() && home.back().end == block.rows.begin) {
+          home.back().end = block.rows.end;
+        } else {
+          home.push_back(block.rows);
+        }
+        continue;
+      }
+      for (int64_t begin = block.rows.begin; begin < block.rows.end; begin += longest) {
+        const Range rows{begin, std::min(begin + longest, block.rows.end)};
+        AddRoutes(rank, number++, rows, PositionsOf(shard, rows), block.users);
+      }
     }
+    blocks_ = std::max(blocks_, number);
   }
 }
 
-int64_t RingPlan::BytesSent(int rank, const BytesOf& block_bytes,
-                            const BytesOf& gradient_bytes) const {
-  int64_t bytes = 0;
-  for (int step = 0; step < ring_size(); ++step) {
-    const int block = BlockAt(rank, step);
-    if (Moves(block, step)) bytes += block_bytes(kv_len(block));
-    if (!gradient_bytes) continue;
-    const bool goes_home = step > 0 && step == last_use_[block];
-    if (GradientMoves(block, step) || goes_home) bytes += gradient_bytes(kv_len(block));
+void RingPlan::AddRoutes(int origin, int block, Range rows, const Positions& positions,
+                         const Users& users) {
+  const Reach reach = ShortestReach(users, bytes_(rows.size()), travelling_ == Travelling::kKeys);
+  for (const int direction : {1, -1}) {
+    const int last = direction == 1 ? reach.next : reach.previous;
+    if (last == 0) continue;
+    Route route{origin, block, rows, positions, direction, 0, last, std::vector<bool>(last + 1)};
+    for (int step = last; step >= 1; --step) {
+      route.uses[step] = users[direction == 1 ? step : ring_size() - step];
+      if (route.uses[step]) route.first_use = step;
+    }
+    steps_ = std::max(steps_, last);
+    routes_.push_back(std::move(route));
   }
-  return bytes;
+}
+
+int RingPlan::RankAt(const Route& route, int step) const {
+  return (route.origin + (route.direction == 1 ? step : ring_size() - step)) % ring_size();
+}
+
+int RingPlan::StepAt(const Route& route, int rank) const {
+  const int ahead = rank - route.origin;
+  return (ring_size() + (route.direction == 1 ? ahead : -ahead)) % ring_size();
+}
+
+int64_t RingPlan::BytesSent(int rank) const {
+  int64_t sent = 0;
+  for (const Route& route : routes_) {
+    const int step = StepAt(route, rank);
+    const TravelBytes bytes = bytes_(route.rows.size());
+    if (route.Moves(step)) sent += bytes.block;
+    if (route.GradientLeaves(step)) sent += bytes.gradient;
+  }
+  return sent;
+}
+
+int64_t RingPlan::TotalBytes() const {
+  int64_t sent = 0;
+  for (int rank = 0; rank < ring_size(); ++rank) sent += BytesSent(rank);
+  return sent;
 }
 
 }  // namespace ringwise

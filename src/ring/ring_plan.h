@@ -4,64 +4,100 @@
 #include <functional>
 #include <vector>
 
+#include "attention/shard_attention.h"
 #include "ringwise/mask.h"
 #include "ringwise/positions.h"
 #include "ringwise/thread_team.h"
 
 namespace ringwise {
 
-// Who attends to which key/value block at which ring step, and so what travels: a function of the
-// mask and of all ranks' positions, the same on every rank.
-//
-// Block b is a stretch of rank b's keys and values: from the first that another rank's queries may
-// see to the last, such as the end of the shard under a window; the keys before and after stay at
-// home. At step s it is with rank (b + s) mod ring_size, if it goes so far: it moves to the next
-// rank after every step until the last rank that uses it has it, and not one hop further. In
-// backward its gradient starts at the first rank that uses it, moves along with it, and goes home
-// from the last.
-class RingPlan {
- public:
-  static constexpr int kNever = -1;
-  // Blocks begin and end at multiples of so many rows of a run, or with it: as tiles of keys do, so
-  // that a shard cut in two has no more of them.
-  static constexpr int64_t kRowUnit = 384;
-
-  // For the masks of all `batch` sequences and `heads` query heads.
-  RingPlan(const Mask& mask, int64_t batch, int64_t heads,
-           const std::vector<Positions>& query_positions,
-           const std::vector<Positions>& key_positions, int64_t row_unit = kRowUnit);
-
-  int ring_size() const { return static_cast<int>(rows_.size()); }
-  int BlockAt(int rank, int step) const { return (rank + ring_size() - step) % ring_size(); }
-  int RankAt(int block, int step) const { return (block + step) % ring_size(); }
-  // Which rows of rank `block`'s keys the block is; all of them if no other rank sees any.
-  Range rows(int block) const { return rows_[block]; }
-  int64_t kv_len(int block) const { return rows_[block].size(); }
-
-  // Whether the rank that block is with at `step` has a query that sees a key of it.
-  bool Uses(int block, int step) const { return uses_[block][step]; }
-  // Steps of the block's first and last use; kNever both if nobody sees any key of it.
-  int first_use(int block) const { return first_use_[block]; }
-  int last_use(int block) const { return last_use_[block]; }
-
-  // Whether the block (and in backward its gradient) is handed on after `step`.
-  bool Moves(int block, int step) const { return step < last_use_[block]; }
-  bool GradientMoves(int block, int step) const {
-    return Moves(block, step) && first_use_[block] <= step;
-  }
-
-  // Bytes `rank` sends, given the bytes of a block and of its gradient by kv_len; the gradient's is
-  // empty for forward.
-  using BytesOf = std::function<int64_t(int64_t kv_len)>;
-  int64_t BytesSent(int rank, const BytesOf& block_bytes, const BytesOf& gradient_bytes) const;
-
- private:
-  std::vector<Range> rows_;
-  std::vector<std::vector<bool>> uses_;
-  std::vector<int> first_use_, last_use_;
+// A call as all ranks know it.
+struct RingCall {
+  const Mask& mask;
+  int64_t batch = 1;
+  int64_t heads = 1;                              // of query
+  const std::vector<Positions>& query_positions;  // by rank
+  const std::vector<Positions>& key_positions;
 };
 
-// The positions of some rows of a shard.
-Positions PositionsOf(const Positions& shard, Range rows);
+// How finely shards are cut into blocks. Every block lies in one run of positions and begins and
+// ends at a multiple of `unit` rows of it, or with it. Blocks are cut shorter than need be so that
+// a gradient is on its way while the next is made, and few are held: each at most one part of
+// `parts` of the shard, but no shorter than `least_rows` without need.
+struct BlockCut {
+  int64_t unit = kBlockUnit;
+  int64_t parts = 1;
+  int64_t least_rows = 4 * kBlockUnit;
+};
+
+// What travels, and where to: a function of the mask and of all ranks' positions, the same on every
+// rank. It is written for keys that travel to queries, and is the same for queries to keys.
+//
+// The rows of a shard that the same other ranks need make a block; rows that none needs stay at
+// home. A block goes from rank to rank, a hop a step, to the last that needs it and not one
+// further: to the next ranks, to the previous ones, or both ways, whichever sends the fewest bytes.
+// Its gradient starts at the first rank that adds to it, moves along with the block and goes home
+// from the last; what its own rank adds never leaves.
+class RingPlan {
+ public:
+  // A block on its way in one direction.
+  struct Route {
+    int origin = 0;
+    int block = 0;  // of the origin's, in order
+    Range rows;     // of the origin's shard
+    Positions positions;
+    int direction = 1;       // 1: to the next ranks, -1: to the previous
+    int first_use = 0;       // steps; at step s it is at rank origin + direction * s
+    int last_use = 0;        // 1 <= first_use <= last_use
+    std::vector<bool> uses;  // by step up to the last
+
+    bool Moves(int step) const { return step < last_use; }
+    // Whether its gradient leaves the rank of `step`: for the next one, or after the last for home.
+    bool GradientLeaves(int step) const { return step >= first_use && step <= last_use; }
+  };
+  using BytesOf = std::function<TravelBytes(int64_t rows)>;
+
+  // `bytes` are those of a block and of its gradient, which is 0 in forward. Where several ways
+  // cost the same, keys go to the next ranks and queries to the previous, as causal masks have it.
+  RingPlan(const RingCall& call, Travelling travelling, const BytesOf& bytes,
+           const BlockCut& cut = {});
+
+  int ring_size() const { return static_cast<int>(home_.size()); }
+  int64_t length(int rank) const { return lengths_[rank]; }  // of the shard that travels
+  int steps() const { return steps_; }                       // that a block is under way at most
+  int blocks() const { return blocks_; }                     // of one shard at most
+  // In order of origin, block and direction.
+  const std::vector<Route>& routes() const { return routes_; }
+  // The rows of a rank that stay at home, in order.
+  const std::vector<Range>& RowsAtHome(int rank) const { return home_[rank]; }
+
+  int RankAt(const Route& route, int step) const;
+  // The step at which a route is at `rank`, which may be past its last.
+  int StepAt(const Route& route, int rank) const;
+
+  int64_t BytesSent(int rank) const;
+  int64_t TotalBytes() const;  // of all ranks
+
+ private:
+  // Offsets from a rank to those that need rows of it: [1, ring_size).
+  using Users = std::vector<bool>;
+  struct Block {
+    Range rows;  // of the shard
+    Users users;
+  };
+
+  static std::vector<Block> FindBlocks(const RingCall& call, Travelling travelling, int rank,
+                                       int64_t unit);
+  void AddRoutes(int origin, int block, Range rows, const Positions& positions, const Users& users);
+
+  Travelling travelling_;
+
+  BytesOf bytes_;
+  std::vector<Route> routes_;
+  std::vector<std::vector<Range>> home_;  // by rank
+  std::vector<int64_t> lengths_;          // likewise
+  int steps_ = 0;
+  int blocks_ = 0;
+};
 
 }  // namespace ringwise

@@ -103,10 +103,6 @@ ProofResult ProveCase(const RingCase& ring_case) {
   ProofResult proof;
   const RingCaseData data(ring_case);
   const AttentionOracle oracle = ComputeAttentionOracle(data.attention_case());
-  if (getenv("REF")) {
-    if (IsSmall(ring_case)) proof.problem = CheckReference(ring_case, data, oracle);
-    return proof;
-  }
   const WholeResults results = RunCase(ring_case, data);
   const AttentionResults wide = ToResults(results);
   proof.problem = CheckResults(data, wide, oracle);

@@ -1,6 +1,4 @@
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
 #include <initializer_list>
 #include <string>
 
@@ -105,21 +103,6 @@ RingCase DrawCase(Random& random) {
   DrawScores(random, c);
   DrawRing(random, c);
   c.seed = 1 + random.Below(1'000'000);
-  const char* off = getenv("OFF");
-  const auto has = [&](char x) { return off && strchr(off, x); };
-  if (has('v')) c.value_dim = {};
-  if (has('s')) c.softcap = 0;
-  if (has('a')) c.alibi = 0;
-  if (has('b')) c.bias = "";
-  if (has('k')) c.sinks = false;
-  if (has('d')) c.dropout = 0;
-  if (has('l')) c.logsumexp_gradient = false;
-  if (has('m')) {
-    c.window_left = c.window_right = {};
-    c.causal_block = 0;
-    c.documents = 0;
-    c.slices = {};
-  }
   return c;
 }
 

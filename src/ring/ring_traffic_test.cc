@@ -1,7 +1,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -23,7 +25,8 @@ namespace {
 constexpr Layout kLayouts[] = {Layout::kContiguous, Layout::kStriped, Layout::kZigzag};
 constexpr int64_t kBatch = 2;
 constexpr int64_t kHeads = 4;
-constexpr int64_t kKvHeads = 2;
+constexpr int64_t kHeadDim = 6;
+constexpr int64_t kValueDim = 5;
 
 struct MaskedCase {
   const char* name;
@@ -71,12 +74,13 @@ std::vector<MaskedCase> Cases() {
 // A call's tensors: normal random numbers.
 class Call {
  public:
-  explicit Call(const MaskedCase& c) {
+  explicit Call(const MaskedCase& c, int64_t kv_heads = 2) {
     whole_.mask = c.mask;
     whole_.query_offset = c.query_offset;
-    whole_.inputs = {Draw({kBatch, c.q_len, kHeads, 6}), Draw({kBatch, c.k_len, kKvHeads, 6}),
-                     Draw({kBatch, c.k_len, kKvHeads, 5})};
-    whole_.output_gradient = Draw({kBatch, c.q_len, kHeads, 5});
+    whole_.inputs = {Draw({kBatch, c.q_len, kHeads, kHeadDim}),
+                     Draw({kBatch, c.k_len, kv_heads, kHeadDim}),
+                     Draw({kBatch, c.k_len, kv_heads, kValueDim})};
+    whole_.output_gradient = Draw({kBatch, c.q_len, kHeads, kValueDim});
   }
 
   WholeAttention whole(Layout layout, Layout key_layout) const {
@@ -113,66 +117,127 @@ class Call {
   WholeAttention whole_;
 };
 
-bool SeesAny(const Mask& mask, const Positions& queries, const Positions& keys) {
-  for (int64_t batch = 0; batch < kBatch; ++batch) {
-    for (int64_t head = 0; head < kHeads; ++head) {
-      for (int64_t i = 0; i < Count(queries); ++i) {
-        for (int64_t j = 0; j < Count(keys); ++j) {
-          if (Sees({mask, batch, head}, At(queries, i), At(keys, j))) return true;
-        }
+bool SeesAny(const Mask& mask, const PositionRun& queries, const PositionRun& keys) {
+  for (int64_t plane = 0; plane < kBatch * kHeads; ++plane) {
+    for (int64_t i = 0; i < queries.count; ++i) {
+      for (int64_t j = 0; j < keys.count; ++j) {
+        if (Sees({mask, plane / kHeads, plane % kHeads}, queries[i], keys[j])) return true;
       }
     }
   }
   return false;
 }
 
-// What travels of shards shorter than RingPlan::kRowUnit: the runs of `block` from the first to the
-// last that meet what a run of another rank's queries sees, from its first key to its last; all if
-// there is none.
-Positions Stretch(const RingAttentionOptions& options, int block) {
-  const Positions& shard = options.key_positions[block];
-  const auto seen_elsewhere = [&](const PositionRun& run) {
-    for (size_t rank = 0; rank < options.query_positions.size(); ++rank) {
-      if (static_cast<int>(rank) == block) continue;
-      for (const PositionRun& queries : options.query_positions[rank]) {
-        for (int64_t plane = 0; plane < kBatch * kHeads; ++plane) {
-          const KeyRange hull =
-              HullOfVisible({options.mask, plane / kHeads, plane % kHeads}, queries);
-          if (run.start < hull.end && hull.begin <= run.last()) return true;
-        }
-      }
-    }
-    return false;
-  };
-  const auto first = std::find_if(shard.begin(), shard.end(), seen_elsewhere);
-  const auto last = std::find_if(shard.rbegin(), shard.rend(), seen_elsewhere);
-  return first == shard.end() ? shard : Positions(first, last.base());
+// f32, as the formulas of ring/backward_choice.h; dq is in whole groups of 16 rows.
+TravelBytes BytesOf(Travelling travelling, int64_t kv_heads, int64_t rows) {
+  if (travelling == Travelling::kKeys) {
+    const int64_t bytes = kBatch * kv_heads * rows * (kHeadDim + kValueDim) * 4;
+    return {bytes, bytes};
+  }
+  const int64_t head_rows = kBatch * kHeads * rows;
+  return {head_rows * ((kHeadDim + kValueDim) * 4 + 8),
+          kBatch * kHeads * ((rows + 15) / 16 * 16) * kHeadDim * 4};
 }
 
-struct Bytes {
-  std::vector<int64_t> blocks, gradients;  // of each rank's block
+// What each rank sends of blocks that are whole runs, as shards shorter than kBlockUnit have them.
+class Traffic {
+ public:
+  Traffic(const RingAttentionOptions& options, Travelling travelling, int64_t kv_heads,
+          bool backward)
+      : options_(options),
+        keys_travel_(travelling == Travelling::kKeys),
+        ring_(static_cast<int>(options.key_positions.size())),
+        sent(ring_, 0) {
+    const auto& rows = keys_travel_ ? options.key_positions : options.query_positions;
+    for (int origin = 0; origin < ring_; ++origin) {
+      for (const PositionRun& run : rows[origin]) {
+        TravelBytes bytes = BytesOf(travelling, kv_heads, run.count);
+        if (!backward) bytes.gradient = 0;
+        Send(origin, Users(origin, run), bytes);
+      }
+    }
+  }
+
+  int64_t total() const { return std::accumulate(sent.begin(), sent.end(), int64_t{0}); }
+
+ private:
+  const RingAttentionOptions& options_;
+  const bool keys_travel_;
+  const int ring_;
+
+ public:
+  std::vector<int64_t> sent;  // by rank
+
+ private:
+  // How many ranks further each user of the run is.
+  std::vector<int> Users(int origin, const PositionRun& run) const {
+    std::vector<int> users;
+    for (int offset = 1; offset < ring_; ++offset) {
+      const int rank = (origin + offset) % ring_;
+      const Positions& others =
+          keys_travel_ ? options_.query_positions[rank] : options_.key_positions[rank];
+      if (std::any_of(others.begin(), others.end(), [&](const PositionRun& other) {
+            return keys_travel_ ? SeesAny(options_.mask, other, run)
+                                : SeesAny(options_.mask, run, other);
+          })) {
+        users.push_back(offset);
+      }
+    }
+    return users;
+  }
+
+  // Tries every reach up and down the ring that meets all users, and adds the cheapest. Of equals,
+  // the longest up the ring for keys, down for queries.
+  void Send(int origin, const std::vector<int>& users, const TravelBytes& bytes) {
+    if (users.empty()) return;
+    std::vector<int64_t> best;
+    int64_t least = 0;
+    for (int most = ring_ - 1; most >= 0; --most) {
+      for (int least_way = 0; least_way < ring_; ++least_way) {
+        const int up = keys_travel_ ? most : least_way;
+        const int down = keys_travel_ ? least_way : most;
+        if (std::any_of(users.begin(), users.end(),
+                        [&](int user) { return user > up && ring_ - user > down; })) {
+          continue;
+        }
+        std::vector<int64_t> each(ring_, 0);
+        Walk(origin, users, 1, up, bytes, each);
+        Walk(origin, users, -1, down, bytes, each);
+        const int64_t cost = std::accumulate(each.begin(), each.end(), int64_t{0});
+        if (!best.empty() && cost >= least) continue;
+        least = cost;
+        best = each;
+      }
+    }
+    for (int rank = 0; rank < ring_; ++rank) sent[rank] += best[rank];
+  }
+
+  // The block goes `reach` ranks in one direction; its gradient from the first user to the end, and
+  // home.
+  void Walk(int origin, const std::vector<int>& users, int direction, int reach,
+            const TravelBytes& bytes, std::vector<int64_t>& each) const {
+    bool used = false;
+    for (int step = 0; step <= reach; ++step) {
+      const int rank = (origin + ring_ + direction * step) % ring_;
+      const int offset = direction == 1 ? step : ring_ - step;
+      used = used || std::find(users.begin(), users.end(), offset) != users.end();
+      if (step < reach) each[rank] += bytes.block;
+      if (used) each[rank] += bytes.gradient;
+    }
+  }
 };
 
-// Each block to the last rank that sees it, in forward and again in backward, and there the
-// gradient from the first such rank to the last and home.
-std::vector<int64_t> BytesToSend(const RingAttentionOptions& options, const Bytes& forward,
-                                 const Bytes& backward) {
-  const auto ring = static_cast<int>(options.key_positions.size());
-  std::vector<int64_t> sent(ring, 0);
-  for (int block = 0; block < ring; ++block) {
-    const Positions keys = Stretch(options, block);
-    int first = -1;
-    int last = -1;
-    for (int step = 0; step < ring; ++step) {
-      if (!SeesAny(options.mask, options.query_positions[(block + step) % ring], keys)) continue;
-      if (first < 0) first = step;
-      last = step;
-    }
-    for (int step = 0; step < last; ++step) {
-      sent[(block + step) % ring] += forward.blocks[block] + backward.blocks[block];
-      if (step >= first) sent[(block + step) % ring] += backward.gradients[block];
-    }
-    if (last > 0) sent[(block + last) % ring] += backward.gradients[block];
+// Of forward and of the cheaper backward; counts which that is.
+std::vector<int64_t> BytesToSend(const RingAttentionOptions& options, int64_t kv_heads,
+                                 std::map<Travelling, int>& taken) {
+  const Traffic forward(options, Travelling::kKeys, kv_heads, false);
+  const Traffic keys(options, Travelling::kKeys, kv_heads, true);
+  const Traffic queries(options, Travelling::kQueries, kv_heads, true);
+  const bool keys_travel = keys.total() <= queries.total();
+  if (keys.total() > 0) ++taken[keys_travel ? Travelling::kKeys : Travelling::kQueries];
+  std::vector<int64_t> sent = forward.sent;
+  for (size_t rank = 0; rank < sent.size(); ++rank) {
+    sent[rank] += (keys_travel ? keys : queries).sent[rank];
   }
   return sent;
 }
@@ -190,62 +255,45 @@ std::string Compare(const WholeResults& results, const AttentionOracle& oracle) 
   return CheckAttention(found, oracle, oracle, {});
 }
 
-void CheckCall(const MaskedCase& c, const Call& call, const AttentionOracle& oracle, int ring,
-               Layout layout, Layout key_layout) {
+void CheckCall(const Call& call, const AttentionOracle& oracle, int ring, Layout layout,
+               Layout key_layout, std::map<Travelling, int>& taken) {
   const WholeAttention whole = call.whole(layout, key_layout);
-  const RingAttentionOptions options = OptionsFor(whole, ring);
   MeshOptions mesh;
   mesh.ring = ring;
   mesh.threads = 1;
   mesh.timeout_seconds = 60;
   std::vector<int64_t> sent(ring);
-  Bytes forward{std::vector<int64_t>(ring), {}};
-  Bytes backward{std::vector<int64_t>(ring), std::vector<int64_t>(ring)};
   WholeResults results;
   Launch(mesh, [&](Rank& rank) {
     const int r = rank.ring.rank();
     WholeResults mine = AttendWhole(rank.context, rank.ring, whole);
     sent[r] = rank.ring.bytes_sent();
     if (r == 0) results = std::move(mine);
-    // Only the shards know how many bytes a block has.
-    const AttentionShape shape{kBatch, kHeads, kKvHeads, 6, 5, DType::kF32};
-    const ShardRows query =
-        CutRows(rank.context, whole.inputs.query, options.query_positions[r], c.query_offset);
-    const ShardRows gradient =
-        CutRows(rank.context, *whole.output_gradient, options.query_positions[r], c.query_offset);
-    Tensor logsumexp(rank.context.meter, MemoryCategory::kWorkspace, DType::kF32,
-                     {kBatch, kHeads, query.shape()[1]});
-    logsumexp.Zero();
-    const auto shard = MakeShardAttentionForward(rank.context, shape, options, query.view(),
-                                                 options.query_positions[r]);
-    const auto back = MakeShardAttentionBackward(
-        rank.context, shape, options, query.view(),
-        {gradient.view(), std::as_const(logsumexp).view(), gradient.view()},
-        options.query_positions[r]);
-    const int64_t keys = Count(Stretch(options, r));
-    forward.blocks[r] = shard->BlockBytes(keys);
-    backward.blocks[r] = back->BlockBytes(keys);
-    backward.gradients[r] = back->GradientBytes(keys);
   });
-  EXPECT_EQ(sent, BytesToSend(options, forward, backward));
+  EXPECT_EQ(sent, BytesToSend(OptionsFor(whole, ring), whole.inputs.key.shape[2], taken));
   EXPECT_EQ(Compare(results, oracle), "");
 }
 
 TEST(RingTraffic, IsWhatTheMaskRequiresInEveryPairOfLayouts) {
+  std::map<Travelling, int> taken;
   for (const MaskedCase& c : Cases()) {
-    const Call call(c);
-    const AttentionOracle oracle = call.Oracle();
-    for (const int ring : {1, 2, 5}) {
-      for (const Layout layout : kLayouts) {
-        for (const Layout key_layout : kLayouts) {
-          SCOPED_TRACE(std::string(c.name) + ", ring of " + std::to_string(ring) + ", " +
-                       std::string(Name(layout)) + " queries, " + std::string(Name(key_layout)) +
-                       " keys");
-          CheckCall(c, call, oracle, ring, layout, key_layout);
+    for (const int64_t kv_heads : {int64_t{2}, kHeads}) {
+      const Call call(c, kv_heads);
+      const AttentionOracle oracle = call.Oracle();
+      for (const int ring : {1, 2, 5}) {
+        for (const Layout layout : kLayouts) {
+          for (const Layout key_layout : kLayouts) {
+            SCOPED_TRACE(std::string(c.name) + ", ring of " + std::to_string(ring) + ", " +
+                         std::string(Name(layout)) + " queries, " + std::string(Name(key_layout)) +
+                         " keys, kv_heads " + std::to_string(kv_heads));
+            CheckCall(call, oracle, ring, layout, key_layout, taken);
+          }
         }
       }
     }
   }
+  EXPECT_GE(taken[Travelling::kKeys], 50);
+  EXPECT_GE(taken[Travelling::kQueries], 50);
 }
 
 // Bytes that the busiest rank sends, and what comes out.
@@ -270,21 +318,41 @@ int64_t MostSent(int64_t length, int ring, const Mask& mask) {
 
 // Ranks are added as the sequence grows: with a window a rank's neighbours stay the same few.
 TEST(RingTraffic, OfAWindowDoesNotGrowWithTheRing) {
-  const Mask window{.causal = true, .window_left = 10};
-  const int64_t least = MostSent(32, 4, window);
-  EXPECT_GT(least, 0);
-  for (const int ring : {5, 6, 9}) EXPECT_EQ(MostSent(8 * ring, ring, window), least) << ring;
-  EXPECT_GT(MostSent(72, 9, {.causal = true}), 2 * least);
+  for (const Mask& window :
+       {Mask{.causal = true, .window_left = 10}, Mask{.window_left = 3, .window_right = 10}}) {
+    const int64_t least = MostSent(40, 5, window);
+    EXPECT_GT(least, 0);
+    for (const int ring : {6, 9}) EXPECT_EQ(MostSent(8 * ring, ring, window), least) << ring;
+  }
+  EXPECT_GT(MostSent(72, 9, {.causal = true}),
+            2 * MostSent(72, 9, {.causal = true, .window_left = 10}));
+}
+
+// Parts of a shard that other ranks need less far than others, each as far as it is needed: the
+// late part of a zigzag's shard is seen by no rank that comes after.
+TEST(RingTraffic, EachPartGoesAsFarAsItIsNeeded) {
+  constexpr int kRing = 4;
+  const auto sent = [](Layout layout, const Mask& mask) {
+    const Call call({"", mask, 64, 64, 0}, kHeads);
+    const Traffic traffic(OptionsFor(call.whole(layout, layout), kRing), Travelling::kKeys, kHeads,
+                          false);
+    return traffic.total();
+  };
+  const int64_t row = BytesOf(Travelling::kKeys, kHeads, 1).block;
+  EXPECT_EQ(sent(Layout::kContiguous, {}), 64 * row * (kRing - 1));
+  EXPECT_EQ(sent(Layout::kContiguous, {.causal = true}), 64 * row * (kRing - 1) / 2);
+  EXPECT_EQ(sent(Layout::kStriped, {.causal = true}), 64 * row * (kRing - 1));
+  EXPECT_EQ(sent(Layout::kZigzag, {.causal = true}), 64 * row * (kRing - 1) * 3 / 4);
 }
 
 // And as the shards grow: only the end of a shard travels, in whole units of rows.
 TEST(RingTraffic, OfAWindowDoesNotGrowWithTheSequence) {
   for (const Mask& window :
        {Mask{.causal = true, .window_left = 100}, Mask{.window_left = 0, .window_right = 100}}) {
-    const int64_t least = MostSent(3 * RingPlan::kRowUnit, 3, window);
+    const int64_t least = MostSent(3 * kBlockUnit, 3, window);
     EXPECT_GT(least, 0);
     for (const int64_t units : {2, 4}) {
-      EXPECT_EQ(MostSent(3 * units * RingPlan::kRowUnit, 3, window), least) << units;
+      EXPECT_EQ(MostSent(3 * units * kBlockUnit, 3, window), least) << units;
     }
   }
 }
