@@ -32,7 +32,7 @@ class RingAttention(worker.Rival):
 
     def ways(self, tokens):
         part = tokens // self.options.ranks
-        pairs = [(256, 256), (512, 512), (512, 1024), (1024, 1024), (2048, 512), (2048, 2048)]
+        pairs = [(256, 256), (512, 512), (512, 1024), (1024, 1024), (2048, 2048)]
         pairs = [pair for pair in pairs if max(pair) <= part] or [(part // 2, part // 2)]
         wide = [False] if self.options.dtype == "f32" else [False, True]
         return [
