@@ -51,8 +51,12 @@ class MemoryMeter {
   std::atomic<int64_t> largest_{0};
 };
 
-// Owned memory, counted by a meter. Aligned to 64 bytes, large buffers to pages, which the system
-// takes back at once when freed; contents start undefined. Untouched pages of a large buffer cost
+// `bytes`, or if they are many so many more that a Buffer of them lies in huge pages alone: for
+// memory that one thread reads and writes all the time.
+size_t InHugePages(size_t bytes);
+
+// Owned memory, counted by a meter. Aligned to 64 bytes, large buffers to (huge) pages, which the
+// system takes back at once when freed; contents start undefined. Untouched pages of a large buffer cost
 // nothing, and the thread that first writes a page decides where it lives.
 class Buffer {
  public:

@@ -101,6 +101,9 @@ class ForwardWalk {
   static constexpr int kStepRows = 48;
   // Probabilities up to 2^8 lose nothing: f32 has room for their sums and products.
   static constexpr float kSlack = 8.0f;
+  // The same for a tile of probabilities, all of which may be 1.
+  static constexpr float kMostSum = 512.0f;
+  static_assert(kMostSum > kKeyChunk);
 
   struct Head {
     MaskPlane plane;
@@ -193,6 +196,15 @@ class ForwardWalk {
     const bool hides = view.visible != nullptr || problem_.terms.hides() || of.stream;
     Pending out{values, view.rows.begin, view.rows.begin,
                 hides && !AllFinite(values, value_dim_, tile.count())};
+    const bool fuses = Fuses(panel);
+    if (fuses && !panel.unseen && view.visible == nullptr && !of.stream) {
+      const ScoreTile all{.rows = static_cast<int>(tile.count()),
+                          .columns = panel.columns,
+                          .scale = problem_.scale};
+      if (AttendFused(keys, all, work_.probabilities, panel)) {
+        return Flush(view.rows.end, out, panel);
+      }
+    }
     for (int row = view.rows.begin; row < view.rows.end; row += kStepRows) {
       const TileView::Step step = view.At({row, row + kStepRows});
       if (step.empty()) {
@@ -205,18 +217,46 @@ class ForwardWalk {
                        .columns = panel.columns,
                        .scale = problem_.scale,
                        .visible = step.visible};
-      kernels_.product(keys.data + row * keys.stride, keys.stride, panel.query, kPanel, scores.rows,
-                       panel.columns, depth_, work_.scores, kPanel, false);
       const RowBlock step_keys = Part(tile, row, scores.rows);
-      if (!problem_.terms.none()) ApplyTerms(of, step_keys, panel, row, scores);
       if (of.stream) {
         DropoutBits(*of.stream, panel.queries.positions, step_keys.positions, work_.kept);
         scores.kept = work_.kept;
       }
-      if (out.careful) FindPairs(scores, work_.pairs + row);
-      AttendStep(scores, row, out, panel);
+      const Rows<const Operand> rows{keys.data + row * keys.stride, keys.stride};
+      Operand* p = work_.probabilities + (row - out.first) * kPanel;
+      if (!(fuses && !panel.unseen && !out.careful && AttendFused(rows, scores, p, panel))) {
+        kernels_.product(rows.data, rows.stride, panel.query, kPanel, scores.rows, panel.columns,
+                         depth_, work_.scores, kPanel, false);
+        if (!problem_.terms.none()) ApplyTerms(of, step_keys, panel, row, scores);
+        if (out.careful) FindPairs(scores, work_.pairs + row);
+        AttendStep(scores, row, out, panel);
+      }
     }
     Flush(view.rows.end, out, panel);
+  }
+
+  // Whether probabilities may be made straight from the products of keys and queries.
+  bool Fuses(const Panel& panel) const {
+    return problem_.terms.none() && panel.columns > kPanel - kLanes;
+  }
+
+  // AttendStep without scores in memory. False, and nothing done, if the reference has to move.
+  bool AttendFused(Rows<const Operand> keys, const ScoreTile& tile, Operand* p,
+                   Panel& panel) const {
+    float sums[kPanel];
+    float weights[kPanel];
+    kernels_.product_softmax(keys.data, keys.stride, panel.query, depth_, tile, panel.row_max, p,
+                             sums, weights);
+    bool fits = true;
+    for (int i = 0; i < panel.columns; ++i) fits &= sums[i] <= kMostSum;
+    if (fits) AddSums(sums, weights, panel);
+    return fits;
+  }
+  static void AddSums(const float* sums, const float* weights, Panel& panel) {
+    for (int i = 0; i < panel.columns; ++i) {
+      panel.row_sum[i] += sums[i];
+      panel.row_weight[i] += weights[i];
+    }
   }
 
   // Adds the step's probabilities to the panel's sums and leaves them pending.
@@ -231,10 +271,7 @@ class ForwardWalk {
       MoveReference(excess, panel);
       SoftmaxStep(scores, panel, p, sums, weights, excess);
     }
-    for (int i = 0; i < panel.columns; ++i) {
-      panel.row_sum[i] += sums[i];
-      panel.row_weight[i] += weights[i];
-    }
+    AddSums(sums, weights, panel);
   }
 
   // Products become scores; what the bias hides is hidden in `scores`.

@@ -170,7 +170,7 @@ class TiledForward final : public ShardAttentionForward {
     const KeyTiles key_tiles(key_positions, kKeyChunk);
     const Order order(problem_.mask, problem_.shape, query_blocks_, key_positions);
     for (Buffer& workspace : workspaces_) {
-      GrowBuffer(context_.meter, Walk::WorkspaceBytes(problem_.shape), workspace);
+      GrowBuffer(context_.meter, InHugePages(Walk::WorkspaceBytes(problem_.shape)), workspace);
     }
     std::vector<ProgressCounter> counters;
     counters.reserve(static_cast<size_t>(context_.team.size()));

@@ -16,6 +16,7 @@ constexpr size_t kAlignment = 64;
 // From here on a buffer is its own mapping, so that freeing it returns its pages: metered and
 // resident memory then agree. Below, the general allocator is faster and its slack is small.
 constexpr size_t kMappedBytes = 256 << 10;
+constexpr size_t kPage = 4 << 10;
 constexpr size_t kHugePage = 2 << 20;
 
 size_t RoundUp(size_t value, size_t multiple) {
@@ -23,6 +24,27 @@ size_t RoundUp(size_t value, size_t multiple) {
 }
 
 bool IsMapped(size_t bytes) { return bytes >= kMappedBytes; }
+
+// Fresh pages. The whole huge pages among them are asked for as such: fewer page faults, and tiles
+// that lie apart stay within reach of the address cache. The rest stays in small pages, so that no
+// more becomes resident than was asked for.
+std::byte* Map(size_t bytes) {
+  const size_t huge = bytes / kHugePage * kHugePage;
+  const size_t spare = huge > 0 ? kHugePage : 0;
+  const size_t length = RoundUp(bytes, kPage);
+  void* mapped =
+      mmap(nullptr, length + spare, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) throw std::bad_alloc();
+  if (huge == 0) return static_cast<std::byte*>(mapped);
+  const auto address = reinterpret_cast<uintptr_t>(mapped);
+  const uintptr_t begin = RoundUp(address, kHugePage);
+  if (begin > address) munmap(mapped, begin - address);
+  if (address + spare > begin) {
+    munmap(reinterpret_cast<void*>(begin + length), address + spare - begin);
+  }
+  madvise(reinterpret_cast<void*>(begin), huge, MADV_HUGEPAGE);
+  return reinterpret_cast<std::byte*>(begin);
+}
 
 bool IsWorking(MemoryCategory category) {
   return category == MemoryCategory::kActivations || category == MemoryCategory::kRingBuffers ||
@@ -81,15 +103,13 @@ void MemoryMeter::ResetPeak() {
   largest_ = 0;
 }
 
+size_t InHugePages(size_t bytes) { return IsMapped(bytes) ? RoundUp(bytes, kHugePage) : bytes; }
+
 Buffer::Buffer(MemoryMeter& meter, MemoryCategory category, size_t bytes)
     : meter_(&meter), category_(category), size_(bytes) {
   if (bytes == 0) return;
   if (IsMapped(bytes)) {
-    void* mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (mapped == MAP_FAILED) throw std::bad_alloc();
-    // Fewer page faults; rounding up to huge pages stays below one part in eight.
-    if (bytes >= 8 * kHugePage) madvise(mapped, bytes, MADV_HUGEPAGE);
-    data_ = static_cast<std::byte*>(mapped);
+    data_ = Map(bytes);
   } else {
     data_ = static_cast<std::byte*>(std::aligned_alloc(kAlignment, RoundUp(bytes, kAlignment)));
     if (data_ == nullptr) throw std::bad_alloc();

@@ -1,9 +1,11 @@
 #pragma once
 
 // What forward does to a tile of scores: a part of tile_kernels_bf16.cc.
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 
+#include "kernels/tile_product_bf16-inl.h"
 #include "kernels/tile_vectors_bf16-inl.h"
 
 namespace ringwise::native_bf16 {
@@ -84,6 +86,98 @@ inline float AnySoftmax(const ScoreTile& tile, const float* reference, bf16* p, 
                             : tile.visible ? &Softmax<true, false>
                                       : &Softmax<false, false>;
   return softmax(tile, reference, p, sums, weights, excess);
+}
+
+// What ProductSoftmax reads and writes.
+struct SoftmaxTile {
+  const bf16* query;
+  const float* reference;
+  bf16* p;
+  float* sums;  // so far, as the next
+  float* weights;
+};
+
+template <bool kMasked>
+[[gnu::always_inline]] inline __m512 Power(__m512 score, __m512 scale, __m512 reference,
+                                           __mmask16 lanes) {
+  const __m512 power = Exp2(_mm512_fmsub_ps(score, scale, reference));
+  return kMasked ? _mm512_maskz_mov_ps(lanes, power) : power;
+}
+
+// kRows of the tile from `first`, an even row, on; an odd last row is paired with zeros.
+template <int kRows, bool kMasked, bool kDrops>
+[[gnu::noinline]] void SoftmaxOfProduct(const bf16* keys, int64_t stride, int k,
+                                        const ScoreTile& tile, int first, const SoftmaxTile& at) {
+  __m512 scores[kRows][kTileVectors];
+  MultiplyTile(keys, stride, at.query, kPanel, k, scores);
+  const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+  const __m512 scale = _mm512_set1_ps(tile.scale);
+  const auto lanes = [&](const uint64_t* words, int row, int column) -> __mmask16 {
+    return words != nullptr && row < kRows ? Lanes(column, words[first + row]) : __mmask16{0};
+  };
+#pragma GCC unroll 8
+  for (int v = 0; v < kTileVectors; ++v) {
+    const int column = v * kLanes;
+    const __m512 reference = _mm512_loadu_ps(at.reference + column);
+    __m512 sum = _mm512_loadu_ps(at.sums + column);
+    __m512 weight = _mm512_loadu_ps(at.weights + column);
+#pragma GCC unroll 8
+    for (int row = 0; row < kRows; row += 2) {
+      const __m512 even =
+          Power<kMasked>(scores[row][v], scale, reference, lanes(tile.visible, row, column));
+      __m512 odd = _mm512_setzero_ps();
+      if (row + 1 < kRows) {
+        odd = Power<kMasked>(scores[row + 1][v], scale, reference,
+                             lanes(tile.visible, row + 1, column));
+      }
+      sum = _mm512_add_ps(_mm512_add_ps(sum, even), odd);
+      const __m512i halves = Round(even, odd);
+      __m512i pairs = Pair(halves);
+      weight = _mm512_dpbf16_ps(weight, (__m512bh)pairs, ones);
+      if constexpr (kDrops) {
+        const __mmask32 kept = lanes(tile.kept, row, column) |
+                               static_cast<__mmask32>(lanes(tile.kept, row + 1, column)) << 16;
+        pairs = Pair(_mm512_maskz_mov_epi16(kept, halves));
+      }
+      _mm512_storeu_si512(at.p + row * kPanel + 2 * column, pairs);
+    }
+    _mm512_storeu_ps(at.sums + column, sum);
+    _mm512_storeu_ps(at.weights + column, weight);
+  }
+}
+
+template <bool kMasked, bool kDrops>
+void ProductSoftmax(const bf16* keys, int64_t stride, int k, const ScoreTile& tile,
+                    SoftmaxTile at) {
+  using Function = decltype(&SoftmaxOfProduct<1, kMasked, kDrops>);
+  constexpr Function kByRows[kTileRows + 1] = {
+      nullptr,
+      &SoftmaxOfProduct<1, kMasked, kDrops>,
+      &SoftmaxOfProduct<2, kMasked, kDrops>,
+      &SoftmaxOfProduct<3, kMasked, kDrops>,
+      &SoftmaxOfProduct<4, kMasked, kDrops>,
+      &SoftmaxOfProduct<5, kMasked, kDrops>,
+      &SoftmaxOfProduct<6, kMasked, kDrops>,
+  };
+  int row = 0;
+  while (row < tile.rows) {
+    const int rows = TileRowsOf(tile.rows - row);
+    kByRows[rows](keys + row * stride, stride, k, tile, row, at);
+    at.p += rows * kPanel;
+    row += rows;
+  }
+}
+
+inline void AnyProductSoftmax(const bf16* keys, int64_t stride, const bf16* query, int k,
+                              const ScoreTile& tile, const float* reference, bf16* p, float* sums,
+                              float* weights) {
+  const auto softmax =
+      tile.kept      ? tile.visible ? &ProductSoftmax<true, true> : &ProductSoftmax<false, true>
+           : tile.visible ? &ProductSoftmax<true, false>
+                     : &ProductSoftmax<false, false>;
+  std::fill_n(sums, kPanel, 0.0f);
+  std::fill_n(weights, kPanel, 0.0f);
+  softmax(keys, stride, k, tile, {query, reference, p, sums, weights});
 }
 
 }  // namespace ringwise::native_bf16

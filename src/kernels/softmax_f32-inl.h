@@ -6,9 +6,11 @@
 #define RINGWISE_KERNELS_SOFTMAX_F32_INL_H_
 #endif
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 
+#include "kernels/tile_product_f32-inl.h"
 #include "kernels/tile_vectors_f32-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -84,6 +86,80 @@ inline float AnySoftmax(const ScoreTile& tile, const float* reference, float* p,
                             : tile.visible ? &Softmax<true, false>
                                       : &Softmax<false, false>;
   return softmax(tile, reference, p, sums, weights, excess);
+}
+
+// What ProductSoftmax reads and writes of one register tile of columns.
+struct SoftmaxTile {
+  const float* query;
+  const float* reference;
+  float* p;
+  float* sums;  // so far
+  int column;
+};
+
+template <int kRows, bool kMasked, bool kDrops>
+HWY_NOINLINE void SoftmaxOfProduct(const float* keys, int64_t stride, int k, const ScoreTile& tile,
+                                   int first, const SoftmaxTile& at) {
+  const D d;
+  V scores[kRows][kTileVectors];
+  MultiplyTile(keys, stride, at.query, kPanel, k, scores);
+  const V scale = hn::Set(d, tile.scale);
+#pragma GCC unroll 8
+  for (int v = 0; v < kTileVectors; ++v) {
+    const int column = v * kWidth;
+    const V minus_reference = hn::Neg(hn::LoadU(d, at.reference + column));
+    V sum = hn::LoadU(d, at.sums + column);
+#pragma GCC unroll 8
+    for (int row = 0; row < kRows; ++row) {
+      V power = Exp2(hn::MulAdd(scores[row][v], scale, minus_reference));
+      if constexpr (kMasked) {
+        power = hn::IfThenElseZero(Lanes(at.column + column, tile.visible[first + row]), power);
+      }
+      sum = hn::Add(sum, power);
+      if constexpr (kDrops) {
+        power = hn::IfThenElseZero(Lanes(at.column + column, tile.kept[first + row]), power);
+      }
+      hn::StoreU(power, d, at.p + row * kPanel + column);
+    }
+    hn::StoreU(sum, d, at.sums + column);
+  }
+}
+
+template <bool kMasked, bool kDrops>
+void ProductSoftmax(const float* keys, int64_t stride, int k, const ScoreTile& tile,
+                    SoftmaxTile at) {
+  using Function = decltype(&SoftmaxOfProduct<1, kMasked, kDrops>);
+  constexpr Function kByRows[kTileRows + 1] = {
+      nullptr,
+      &SoftmaxOfProduct<1, kMasked, kDrops>,
+      &SoftmaxOfProduct<2, kMasked, kDrops>,
+      &SoftmaxOfProduct<3, kMasked, kDrops>,
+      &SoftmaxOfProduct<4, kMasked, kDrops>,
+      &SoftmaxOfProduct<5, kMasked, kDrops>,
+      &SoftmaxOfProduct<6, kMasked, kDrops>,
+  };
+  int row = 0;
+  while (row < tile.rows) {
+    const int rows = TileRowsOf(tile.rows - row);
+    kByRows[rows](keys + row * stride, stride, k, tile, row, at);
+    at.p += rows * kPanel;
+    row += rows;
+  }
+}
+
+inline void AnyProductSoftmax(const float* keys, int64_t stride, const float* query, int k,
+                              const ScoreTile& tile, const float* reference, float* p, float* sums,
+                              float* weights) {
+  const auto softmax =
+      tile.kept      ? tile.visible ? &ProductSoftmax<true, true> : &ProductSoftmax<false, true>
+           : tile.visible ? &ProductSoftmax<true, false>
+                     : &ProductSoftmax<false, false>;
+  std::fill_n(sums, kPanel, 0.0f);
+  for (int column = 0; column < kPanel; column += kTileVectors * kWidth) {
+    softmax(keys, stride, k, tile,
+            {query + column, reference + column, p + column, sums + column, column});
+  }
+  std::copy_n(sums, kPanel, weights);
 }
 
 }  // namespace HWY_NAMESPACE

@@ -77,6 +77,14 @@ struct TileKernels {
   float (*softmax)(const ScoreTile& tile, const float* reference, Operand* p, float* sums,
                    float* weights, float* excess);
 
+  // Product and softmax at once, for panels of more than kPanel - kLanes columns: the scores
+  // keys [tile.rows, k] query [k, kPanel] go from registers to probabilities, and tile.scores is
+  // not used. Keys in rows `stride` apart, query packed with ld kPanel. There is no excess: large
+  // sums tell of it, infinite or NaN ones too.
+  void (*product_softmax)(const Operand* keys, int64_t stride, const Operand* query, int k,
+                          const ScoreTile& tile, const float* reference, Operand* p, float* sums,
+                          float* weights);
+
   // p = 2^(scale * score - logsumexp[column]) where visible, else 0
   // ds = p (dp' - delta[column]) slopes, with dp' = dropout_factor * dp where kept, else 0
   // What is stored of p is 0 where it is not kept. dp [rows][kPanel]. p, ds: rows `ld` apart;

@@ -69,6 +69,7 @@ constexpr TileKernels<bf16> kKernels = {
     .product = &Product,
     .score_maxima = &AnyScoreMaxima,
     .softmax = &AnySoftmax,
+    .product_softmax = &AnyProductSoftmax,
     .softmax_gradient = &AnySoftmaxGradient,
     .product_softmax_gradient = &AnyProductSoftmaxGradient,
     .scale_columns = &ScaleColumns,

@@ -57,6 +57,7 @@ const TileKernels<float>* Kernels() {
       .product = &Product,
       .score_maxima = &AnyScoreMaxima,
       .softmax = &AnySoftmax,
+      .product_softmax = &AnyProductSoftmax,
       .softmax_gradient = &AnySoftmaxGradient,
       .product_softmax_gradient = &AnyProductSoftmaxGradient,
       .scale_columns = &ScaleColumns,

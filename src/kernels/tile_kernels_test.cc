@@ -178,6 +178,48 @@ TYPED_TEST(TileKernelsTest, Softmax) {
   });
 }
 
+// The very numbers of the product and the softmax that it is made of.
+TYPED_TEST(TileKernelsTest, ProductSoftmax) {
+  using Operand = TypeParam;
+  constexpr int kDepth = 70;
+  constexpr int64_t kStride = kDepth + 2;
+  const auto keys = Normal<Operand>(48 * kStride, 9);
+  const auto query = Normal<Operand>(kDepth * kPanel, 10, 0.3f);
+  const auto reference = Normal<float>(kPanel, 11);
+  ForEachKernels<Operand>([&](const TileKernels<Operand>& kernels) {
+    for (const int options : {0, 1, 2, 3}) {
+      for (const int columns : {kPanel - kLanes + 1, kPanel}) {
+        for (const int rows : {1, 2, 5, 6, 8, 13, 48}) {
+          const Scores input(rows, (options & 1) != 0, (options & 2) != 0);
+          ScoreTile tile = input.tile;
+          tile.columns = columns;
+          std::vector<float> scores(rows * kPanel);
+          kernels.product(keys.data(), kStride, query.data(), kPanel, rows, columns, kDepth,
+                          scores.data(), kPanel, false);
+          tile.scores = scores.data();
+          std::vector<Operand> expected_p((rows + 1) * kPanel), p(expected_p.size());
+          std::vector<float> expected_sums(kPanel), expected_weights(kPanel), excess(kPanel);
+          std::vector<float> sums(kPanel), weights(kPanel);
+          kernels.softmax(tile, reference.data(), expected_p.data(), expected_sums.data(),
+                          expected_weights.data(), excess.data());
+          tile.scores = nullptr;
+          kernels.product_softmax(keys.data(), kStride, query.data(), kDepth, tile,
+                                  reference.data(), p.data(), sums.data(), weights.data());
+          for (int column = 0; column < columns; ++column) {
+            SCOPED_TRACE(column);
+            EXPECT_EQ(sums[column], expected_sums[column]);
+            EXPECT_EQ(weights[column], expected_weights[column]);
+            for (int row = 0; row < rows; ++row) {
+              const int64_t at = PackedIndex<Operand>(row, column, kPanel);
+              ASSERT_EQ(ToDouble(p[at]), ToDouble(expected_p[at])) << row;
+            }
+          }
+        }
+      }
+    }
+  });
+}
+
 TYPED_TEST(TileKernelsTest, SoftmaxGradient) {
   using Operand = TypeParam;
   constexpr bool kIsBf16 = std::is_same_v<Operand, bf16>;
