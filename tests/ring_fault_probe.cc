@@ -56,7 +56,7 @@ class FaultyForward final : public ShardAttentionForward {
     if (fails_) Fail(how_);
     shard_->Attend(block, keys, progress);
   }
-  void Finish(const AttentionOutputs& outputs) override { shard_->Finish(outputs); }
+  void Finish() override { shard_->Finish(); }
   AttentionStats stats() const override { return shard_->stats(); }
 
  private:
@@ -121,8 +121,9 @@ void Attend(Rank& rank, const std::string& direction, const std::string& how) {
   const RingCall call{everything, 1, 2, positions, positions};
   const Positions& mine = positions[rank.ring.rank()];
   if (direction == "forward") {
-    FaultyForward shard(MakeShardAttentionForward(rank.context, kShape, {}, queries, mine), fails,
-                        how);
+    FaultyForward shard(MakeShardAttentionForward(rank.context, kShape, {}, queries, mine,
+                                                  {dq.view(), logsumexp.view()}),
+                        fails, how);
     const RingPlan plan(call, Travelling::kKeys, [&](int64_t rows) {
       return TravelBytes{shard.BlockBytes(rows), 0};
     });

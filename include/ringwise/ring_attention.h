@@ -31,7 +31,8 @@ struct AttentionInputs {
   ConstTensorView value;  // [batch, kv_len, kv_heads, value_dim]
 };
 
-// What forward writes.
+// What forward writes. Results lie apart from the inputs, here and in backward: what they hold
+// meanwhile are sums.
 struct AttentionOutputs {
   TensorView output;     // [batch, q_len, heads, value_dim], rounded once to the view's type
   TensorView logsumexp;  // [batch, heads, q_len] f32

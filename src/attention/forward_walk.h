@@ -89,8 +89,8 @@ class ForwardWalk {
       Panel& panel = work_.panels[p];
       Transpose(panel.output, kPanel, value_dim_, panel.columns, work_.rows, value_dim_);
       Merge({work_.rows, panel.row_max, panel.row_sum, panel.columns, value_dim_, panel.row_weight},
-            {state.output + p * kPanel * value_dim_, state.row_max + p * kPanel,
-             state.row_sum + p * kPanel, panel.columns, value_dim_, state.row_weight + p * kPanel});
+            {state.Output(p * kPanel), state.row_max + p * kPanel, state.row_sum + p * kPanel,
+             panel.columns, value_dim_, state.row_weight + p * kPanel, state.output_stride});
     }
     return tiles;
   }

@@ -60,11 +60,12 @@ void Attend(Context& context, const AttentionShape& shape, const Views& views) {
   options.mask.causal = true;
   Tensor logsumexp(context.meter, MemoryCategory::kActivations, DType::kF32,
                    {1, shape.heads, kRows});
-  const auto forward = MakeShardAttentionForward(context, shape, options, views.query, positions);
+  const auto forward = MakeShardAttentionForward(context, shape, options, views.query, positions,
+                                                 {views.output, logsumexp.view()});
   Buffer block(context.meter, MemoryCategory::kRingBuffers, forward->BlockBytes(kRows));
   forward->Pack(views.key, views.value, positions, block.bytes());
   forward->Attend(block.bytes(), positions, {});
-  forward->Finish({views.output, logsumexp.view()});
+  forward->Finish();
   for (const Travelling travelling : {Travelling::kKeys, Travelling::kQueries}) {
     const auto backward = MakeShardAttentionBackward(
         context,
@@ -139,10 +140,11 @@ TEST(LargeIndex, SizesOfLongBlocks) {
                              .head_dim = 128,
                              .value_dim = 128,
                              .dtype = DType::kBF16};
-  const Tensor query(meter, MemoryCategory::kActivations, DType::kBF16, {2, 1, 64, 128});
-  const Tensor logsumexp(meter, MemoryCategory::kActivations, DType::kF32, {2, 64, 1});
+  Tensor query(meter, MemoryCategory::kActivations, DType::kBF16, {2, 1, 64, 128});
+  Tensor logsumexp(meter, MemoryCategory::kActivations, DType::kF32, {2, 64, 1});
   const Positions positions = {{0, 1, 1}};
-  const auto forward = MakeShardAttentionForward(context, shape, {}, query.view(), positions);
+  const auto forward = MakeShardAttentionForward(context, shape, {}, query.view(), positions,
+                                                 {query.view(), logsumexp.view()});
   const int64_t keys = int64_t{1} << 30;
   const int64_t elements = 2 * 2 * 32 * 128 * keys;
   EXPECT_EQ(forward->BlockBytes(keys), elements * 2);

@@ -13,8 +13,8 @@ void Merge(const PartialAttention& partial, const PartialAttention& state) {
   const bool weighs = state.row_weight != nullptr;
   for (int64_t row = 0; row < state.rows; ++row) {
     if (partial.row_sum[row] == 0) continue;
-    const float* from = partial.output + row * head_dim;
-    float* to = state.output + row * head_dim;
+    const float* from = partial.Output(row);
+    float* to = state.Output(row);
     if (state.row_sum[row] == 0) {
       std::copy_n(from, head_dim, to);
       state.row_max[row] = partial.row_max[row];

@@ -18,6 +18,11 @@ struct PartialAttention {
   int64_t rows = 0;
   int64_t head_dim = 0;
   float* row_weight = nullptr;  // null: the same as row_sum, because nothing is rounded
+  int64_t output_stride = 0;    // distance of output's rows; 0: head_dim
+
+  float* Output(int64_t row) const {
+    return output + row * (output_stride == 0 ? head_dim : output_stride);
+  }
 };
 
 // state = state and partial together: over the keys of both. The order of merges decides the last

@@ -46,8 +46,8 @@ class ShardAttentionForward {
   // Attends all queries to the block and merges the partial result into the state (f32).
   virtual void Attend(std::span<const std::byte> block, const Positions& key_positions,
                       const ProgressHook& progress) = 0;
-  // Adds the sinks and writes the outputs.
-  virtual void Finish(const AttentionOutputs& outputs) = 0;
+  // Adds the sinks and completes the outputs.
+  virtual void Finish() = 0;
   virtual AttentionStats stats() const = 0;  // of the blocks attended so far
 };
 
@@ -103,14 +103,14 @@ struct BackwardCall {
   Positions query_positions, key_positions;  // of this rank's rows
 };
 
-// The tiled kernels. Views must outlive the object. Memory: in forward the state, in backward dq
-// and the statistics, in f32 (activations), and the sums of dk and dv where these are not f32 (ring
-// buffers); one tile workspace a thread. Throws ShapeError if shapes disagree.
-std::unique_ptr<ShardAttentionForward> MakeShardAttentionForward(Context& context,
-                                                                 const AttentionShape& shape,
-                                                                 const AttentionOptions& options,
-                                                                 ConstTensorView query,
-                                                                 const Positions& query_positions);
+// The tiled kernels. Views must outlive the object; results lie apart from the inputs, and where
+// they are f32 they hold sums from the start, all but dq. Memory: in forward 12 bytes a row and
+// head, and the output in f32 where it is not f32; in backward dq in f32 and 8 bytes a row and head
+// (activations), and dk and dv in f32 where they are not f32 (ring buffers); a tile workspace a
+// thread. Throws ShapeError if shapes disagree.
+std::unique_ptr<ShardAttentionForward> MakeShardAttentionForward(
+    Context& context, const AttentionShape& shape, const AttentionOptions& options,
+    ConstTensorView query, const Positions& query_positions, const AttentionOutputs& outputs);
 std::unique_ptr<ShardAttentionBackward> MakeShardAttentionBackward(Context& context,
                                                                    const BackwardCall& call,
                                                                    Travelling travelling);

@@ -27,8 +27,10 @@ template <class Storage>
 class TiledForward final : public ShardAttentionForward {
  public:
   TiledForward(Context& context, const AttentionShape& shape, const AttentionOptions& options,
-               ConstTensorView query, const Positions& query_positions)
+               ConstTensorView query, const Positions& query_positions,
+               const AttentionOutputs& outputs)
       : context_(context),
+        outputs_(outputs),
         problem_{shape,
                  options.mask,
                  options.dropout,
@@ -39,8 +41,12 @@ class TiledForward final : public ShardAttentionForward {
         q_len_(Count(query_positions)),
         query_blocks_(CutIntoBlocks(query_positions, kForwardQueryBlock)) {
     const int64_t rows = shape.batch * shape.heads * q_len_;
-    output_ =
-        Buffer(context.meter, MemoryCategory::kActivations, rows * shape.value_dim * sizeof(float));
+    state_ = outputs.output;
+    if (state_.dtype != DType::kF32) {
+      output_ = Buffer(context.meter, MemoryCategory::kActivations,
+                       rows * shape.value_dim * sizeof(float));
+      state_ = TensorView(output_.data(), DType::kF32, state_.shape);
+    }
     row_max_ = Buffer(context.meter, MemoryCategory::kActivations, rows * sizeof(float));
     row_weight_ = Buffer(context.meter, MemoryCategory::kActivations, rows * sizeof(float));
     row_sum_ = Buffer(context.meter, MemoryCategory::kActivations, rows * sizeof(float));
@@ -78,13 +84,11 @@ class TiledForward final : public ShardAttentionForward {
         [&](const auto& kernels) { AttendWith(kernels, block, key_positions, progress); });
   }
 
-  void Finish(const AttentionOutputs& outputs) override {
-    CheckQueryRows("output", outputs.output, problem_.shape, q_len_, problem_.shape.value_dim);
-    CheckLogSumExp("logsumexp", outputs.logsumexp, problem_.shape, q_len_);
+  void Finish() override {
     const auto blocks = static_cast<int64_t>(query_blocks_.size());
     context_.team.ForEach(problem_.shape.batch * blocks, [&](int64_t index, int) {
-      DispatchDType(outputs.output.dtype, [&]<class T>(T) {
-        FinishRows<T>(index / blocks, query_blocks_[index % blocks], outputs);
+      DispatchDType(outputs_.output.dtype, [&]<class T>(T) {
+        FinishRows<T>(index / blocks, query_blocks_[index % blocks]);
       });
     });
   }
@@ -182,51 +186,55 @@ class TiledForward final : public ShardAttentionForward {
       const RowBlock& queries = query_blocks_[item.query_block];
       Walk walk(problem_, kernels, workspaces_[thread].data());
       tiles_[thread] += walk.Attend(layout, key_tiles, item.batch, item.head, queries,
-                                    State(item.batch * problem_.shape.heads + item.head, queries),
-                                    counters[thread]);
+                                    State(item.batch, item.head, queries), counters[thread]);
     });
   }
 
-  PartialAttention State(int64_t batch_head, const RowBlock& rows) {
-    const int64_t row = batch_head * q_len_ + rows.begin;
-    return {output_.as<float>() + row * problem_.shape.value_dim,
+  PartialAttention State(int64_t batch, int64_t head, const RowBlock& rows) {
+    const int64_t row = (batch * problem_.shape.heads + head) * q_len_ + rows.begin;
+    return {state_.at<float>(batch, rows.begin, head),
             row_max_.as<float>() + row,
             row_sum_.as<float>() + row,
             rows.count(),
             problem_.shape.value_dim,
-            row_weight_.as<float>() + row};
+            row_weight_.as<float>() + row,
+            state_.strides[1]};
   }
 
   template <class T>
-  void FinishRows(int64_t batch, const RowBlock& rows, const AttentionOutputs& outputs) {
+  void FinishRows(int64_t batch, const RowBlock& rows) {
     const int64_t value_dim = problem_.shape.value_dim;
     const auto kept_factor = static_cast<float>(1 / (1 - problem_.dropout.probability));
     for (int64_t head = 0; head < problem_.shape.heads; ++head) {
       const float sink =
           sinks_ ? *sinks_->at<float>(head) : -std::numeric_limits<float>::infinity();
-      const PartialAttention state = State(batch * problem_.shape.heads + head, rows);
+      const PartialAttention state = State(batch, head, rows);
       for (int64_t row = 0; row < rows.count(); ++row) {
         const RowResult result =
             Normalise(state.row_max[row], state.row_sum[row], state.row_weight[row], sink);
-        *outputs.logsumexp.at<float>(batch, head, rows.begin + row) = result.logsumexp;
-        T* to = outputs.output.at<T>(batch, rows.begin + row, head);
+        *outputs_.logsumexp.at<float>(batch, head, rows.begin + row) = result.logsumexp;
+        T* to = outputs_.output.at<T>(batch, rows.begin + row, head);
         if (state.row_sum[row] == 0) {
           std::fill_n(to, value_dim, T(0.0f));
           continue;
         }
         const float factor = result.factor * kept_factor;
-        const float* from = state.output + row * value_dim;
+        const float* from = state.Output(row);
         for (int64_t i = 0; i < value_dim; ++i) to[i] = T(factor * from[i]);
       }
     }
   }
 
   Context& context_;
+  const AttentionOutputs outputs_;
   const ForwardProblem problem_;
   const std::optional<ConstTensorView> sinks_;
   const int64_t q_len_;
   const std::vector<RowBlock> query_blocks_;
-  Buffer output_;   // the state, [batch, heads, q_len, value_dim]: see PartialAttention
+  // The state of every row and head, see PartialAttention: output [batch, q_len, heads, value_dim],
+  // in the output itself or in `output_`.
+  TensorView state_;
+  Buffer output_;
   Buffer row_max_;  // [batch, heads, q_len]
   Buffer row_sum_;
   Buffer row_weight_;
@@ -236,18 +244,21 @@ class TiledForward final : public ShardAttentionForward {
 
 }  // namespace
 
-std::unique_ptr<ShardAttentionForward> MakeShardAttentionForward(Context& context,
-                                                                 const AttentionShape& shape,
-                                                                 const AttentionOptions& options,
-                                                                 ConstTensorView query,
-                                                                 const Positions& query_positions) {
+std::unique_ptr<ShardAttentionForward> MakeShardAttentionForward(
+    Context& context, const AttentionShape& shape, const AttentionOptions& options,
+    ConstTensorView query, const Positions& query_positions, const AttentionOutputs& outputs) {
   CheckAttentionShape(shape);
-  CheckQueryRows("query", query, shape, Count(query_positions), shape.head_dim);
+  const int64_t q_len = Count(query_positions);
+  CheckQueryRows("query", query, shape, q_len, shape.head_dim);
   CheckDType("query", query, shape.dtype);
+  CheckQueryRows("output", outputs.output, shape, q_len, shape.value_dim);
+  CheckLogSumExp("logsumexp", outputs.logsumexp, shape, q_len);
   if (shape.dtype == DType::kF32) {
-    return std::make_unique<TiledForward<float>>(context, shape, options, query, query_positions);
+    return std::make_unique<TiledForward<float>>(context, shape, options, query, query_positions,
+                                                 outputs);
   }
-  return std::make_unique<TiledForward<bf16>>(context, shape, options, query, query_positions);
+  return std::make_unique<TiledForward<bf16>>(context, shape, options, query, query_positions,
+                                              outputs);
 }
 
 }  // namespace ringwise

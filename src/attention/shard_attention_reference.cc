@@ -40,21 +40,6 @@ std::vector<double> Doubles(std::span<const std::byte> bytes) {
   return doubles;
 }
 
-// `view` is contiguous but for its first axis: it may be some rows of every sequence.
-void Write(std::span<const double> values, TensorView view) {
-  assert(view.elements() == static_cast<int64_t>(values.size()));
-  if (values.empty()) return;
-  const size_t count = values.size() / static_cast<size_t>(view.shape[0]);
-  DispatchDType(view.dtype, [&]<class T>(T) {
-    for (int64_t i = 0; i < view.shape[0]; ++i) {
-      T* to = view.at<T>(i);
-      for (const double value : values.subspan(i * count, count)) {
-        *to++ = T(static_cast<float>(value));
-      }
-    }
-  });
-}
-
 double Dot(const double* a, const double* b, int64_t count) {
   double sum = 0;
   for (int64_t i = 0; i < count; ++i) sum += a[i] * b[i];
@@ -203,11 +188,6 @@ void ReferenceShardForward::Attend(std::span<const std::byte> block, const Posit
     for (int64_t d = 0; d < shape_.value_dim; ++d) output[d] = kept * output[d] + added * value[d];
   });
   if (progress) progress();
-}
-
-void ReferenceShardForward::Finish(const AttentionOutputs& outputs) {
-  Write(Output(), outputs.output);
-  Write(LogSumExp(), outputs.logsumexp);
 }
 
 std::vector<double> ReferenceShardForward::Output() const {

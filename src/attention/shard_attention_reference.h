@@ -20,10 +20,10 @@ class ReferenceShardForward final : public ShardAttentionForward {
             std::span<std::byte> block) override;
   void Attend(std::span<const std::byte> block, const Positions& key_positions,
               const ProgressHook& progress) override;
-  void Finish(const AttentionOutputs& outputs) override;
+  void Finish() override {}
   AttentionStats stats() const override { return {}; }
 
-  // What Finish writes, before rounding: with the sinks.
+  // With the sinks.
   std::vector<double> Output() const;
   std::vector<double> LogSumExp() const;
 

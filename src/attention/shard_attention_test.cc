@@ -332,7 +332,10 @@ TEST(ShardAttention, RefusesShapesThatDisagree) {
   Context context{team, meter};
   const Tensor query(meter, MemoryCategory::kActivations, DType::kF32, {1, 8, 3, 16});
   const auto make = [&](const AttentionShape& shape, const Positions& positions) {
-    MakeShardAttentionForward(context, shape, {}, query.view(), positions);
+    Tensor output(meter, MemoryCategory::kActivations, DType::kF32, query.shape());
+    Tensor logsumexp(meter, MemoryCategory::kActivations, DType::kF32, {1, 3, 8});
+    MakeShardAttentionForward(context, shape, {}, query.view(), positions,
+                              {output.view(), logsumexp.view()});
   };
   EXPECT_NO_THROW(make({1, 3, 1, 16, 16, DType::kF32}, Contiguous(8)));
   EXPECT_THROW(make({1, 3, 2, 16, 16, DType::kF32}, Contiguous(8)), ShapeError);

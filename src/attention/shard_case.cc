@@ -219,12 +219,12 @@ ShardResults ComputeShard(const ShardCase& c, const ShardInputs& inputs, bool ba
   Context context{team, meter};
   ShardResults results;
   // Kept in f32 for backward, as its delta wants; the check rounds.
-  const Tensor output(meter, MemoryCategory::kActivations, DType::kF32,
-                      {c.batch, c.q_len(), c.heads, c.shape().value_dim});
-  const Tensor logsumexp(meter, MemoryCategory::kActivations, DType::kF32,
-                         {c.batch, c.heads, c.q_len()});
+  Tensor output(meter, MemoryCategory::kActivations, DType::kF32,
+                {c.batch, c.q_len(), c.heads, c.shape().value_dim});
+  Tensor logsumexp(meter, MemoryCategory::kActivations, DType::kF32, {c.batch, c.heads, c.q_len()});
   const auto forward =
-      MakeShardAttentionForward(context, c.shape(), OptionsOf(c, inputs), inputs.query, c.queries);
+      MakeShardAttentionForward(context, c.shape(), OptionsOf(c, inputs), inputs.query, c.queries,
+                                {output.view(), logsumexp.view()});
   int64_t begin = 0;
   for (const Positions& keys : c.key_blocks) {
     const int64_t count = Count(keys);
@@ -234,14 +234,15 @@ ShardResults ComputeShard(const ShardCase& c, const ShardInputs& inputs, bool ba
     forward->Attend(block.bytes(), keys, progress);
     begin += count;
   }
-  forward->Finish({TensorView(output.data<float>(), DType::kF32, output.shape()),
-                   TensorView(logsumexp.data<float>(), DType::kF32, logsumexp.shape())});
+  forward->Finish();
   results.output = ToDoubles(output.view());
   results.logsumexp = ToDoubles(logsumexp.view());
   results.forward = forward->stats();
   if (backward) {
-    ComputeGradients(context, c, inputs, {output.view(), logsumexp.view(), inputs.output_gradient},
-                     progress, results);
+    ComputeGradients(
+        context, c, inputs,
+        {std::as_const(output).view(), std::as_const(logsumexp).view(), inputs.output_gradient},
+        progress, results);
   }
   return results;
 }

@@ -27,14 +27,14 @@ AttentionStats RingAttentionForward(Context& context, Communicator& ring,
   const AttentionShape shape = AgreeOnForward(ring, options, inputs, outputs);
   const int rank = ring.rank();
   const auto shard = MakeShardAttentionForward(context, shape, options, inputs.query,
-                                               options.query_positions[rank]);
+                                               options.query_positions[rank], outputs);
   const RingPlan plan(CallOf(options, shape), Travelling::kKeys, [&](int64_t rows) {
     return TravelBytes{shard->BlockBytes(rows), 0};
   });
   RunRingForward(context, ring, plan, inputs.key, inputs.value, options.key_positions[rank],
                  *shard);
   const TraceSpan finish(context.trace, TraceKind::kCompute, "finish");
-  shard->Finish(outputs);
+  shard->Finish();
   return shard->stats();
 }
 
