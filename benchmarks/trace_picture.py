@@ -45,6 +45,16 @@ class Call:
         self.origin = min(window["ts"] for window in windows.values())
         last = max(window["ts"] + window["dur"] for window in windows.values())
         self.length = (last - self.origin) / 1e3
+        self.steps = {
+            rank: [
+                (span["name"].removeprefix("ring "), *self.shown(span))
+                for span in spans
+                if span["pid"] == rank and span["cat"] == "phase"
+                and span["name"].startswith("ring step")
+                and window["ts"] <= span["ts"] <= window["ts"] + window["dur"]
+            ]
+            for rank, window in windows.items()
+        }
         self.ranks = {
             rank: [
                 (rows[rank, span["tid"]], span, *self.shown(span))
@@ -58,6 +68,10 @@ class Call:
     def shown(self, span):
         begin = (span["ts"] - self.origin) / 1e3
         return begin, begin + span["dur"] / 1e3
+
+    def step_at(self, rank, time):
+        """The name of the ring step that was under way."""
+        return next(name for name, begin, end in self.steps[rank] if begin <= time <= end)
 
     def of(self, rank, *categories):
         """(row, span, begin, end) of the rank's own thread, or of its transfers."""
@@ -96,8 +110,8 @@ def report(call):
         hidden = overlap(compute, travel) / length(travel) if travel else 1
         print(
             f"rank {rank}: computes {length(compute) / call.length:.1%} of {call.length:.1f} ms, "
-            f"waits {length(wait) / call.length:.1%}, transfers {length(travel) / call.length:.1%}, "
-            f"{hidden:.1%} of them under compute"
+            f"waits {length(wait) / call.length:.1%}, "
+            f"transfers {length(travel) / call.length:.1%}, {hidden:.1%} of them under compute"
         )
 
 
@@ -126,9 +140,9 @@ class Picture:
             tip += f", {span['args']['bytes'] / 1e6:.2f} MB"
         self.parts.append(
             f"<rect x='{x:.1f}' y='{top}' width='{width:.1f}' height='{height}' "
-            f"fill='{COLOURS[colour]}'><title>{html.escape(tip)}</title></rect>"
+            f"fill='{COLOURS[colour]}' stroke='white' stroke-width='.8'><title>{html.escape(tip)}</title></rect>"
         )
-        if label and width > 7 * len(label):
+        if label and width > 6.5 * len(label):
             self.text(
                 x + width / 2, top + height / 2 + 4, label, "text-anchor='middle' fill='white'"
             )
@@ -138,9 +152,11 @@ class Picture:
         for item in self.call.of(rank, "compute"):
             span = item[1]
             attends = "block" in span["args"] and span["name"].split()[0] in ("forward", "backward")
-            label = f"block {span['args']['block']}" if attends else ""
-            self.bar(item, self.y, BAR, "compute" if attends or span["name"] == "at home" else "other",
-                     label)
+            label = ""
+            if attends:
+                label = f"{self.call.step_at(rank, item[2])}: block {span['args']['block']}"
+            main = attends or span["name"] == "at home"
+            self.bar(item, self.y, BAR, "compute" if main else "other", label)
         for item in self.call.of(rank, "wait"):
             self.bar(item, self.y, BAR, "wait")
         self.y += BAR + GAP
@@ -195,7 +211,8 @@ def main():
     parser.add_argument("picture", help="SVG file to write")
     parser.add_argument("--call", choices=("forward", "backward"), default="forward")
     parser.add_argument(
-        "--index", type=int, default=-1, help="which of the calls; negative: from the end; default %(default)s"
+        "--index", type=int, default=-1,
+        help="which of the calls; negative: from the end; default: the last",
     )
     parser.add_argument("--title", default="")
     options = parser.parse_args()

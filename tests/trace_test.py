@@ -1,5 +1,5 @@
-"""`--trace FILE`: valid Trace Event JSON with a row a rank and thread whose spans nest, every transfer
-at both ends, as threads and under mpirun; the results are those of a run without it."""
+"""`--trace FILE`: valid Trace Event JSON with a row a rank and thread whose spans nest, every
+transfer at both ends, as threads and under mpirun; the results are those of a run without it."""
 
 import collections
 import json
@@ -166,8 +166,8 @@ class AttentionTrace(support.TestCase):
         self.check_transfers(trace, stats)
         for rank in range(RING):
             (call,) = trace.named(rank, "attention backward")
-            for block in range(RING):
-                self.assertEqual(len(trace.named(rank, f"backward block {block}", call)), 1)
+            for origin in range(RING):  # whose blocks may be several
+                self.assertTrue(trace.named(rank, f"backward block {origin}", call))
 
     def test_under_mpirun(self):
         trace, stats = self.traced("mpi", ranks=RING, dout=False)
