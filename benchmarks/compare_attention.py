@@ -10,11 +10,11 @@
     training      tokens a second against PyTorch + transformers: benchmarks/compare_training.py
 
 The rivals are installed with pip, once, into virtual environments in BUILD/rivals (8 GB, PyTorch
-most of it) at the versions of benchmarks/rivals/*.txt. Each first checks its results against float64,
-then takes the fastest of its own ways (chunk sizes, memory layouts) for that shape; ours is checked
-by `ringwise bench`. Then both sides take turns. A ratio is the rival's median seconds of a call over
-ours. A table on stdout, the same as JSON in --json. Exits with 1 where a bound does not hold or a
-row could not be measured; bounds are those of 8192 tokens and not applied to other lengths.
+most of it) at the versions of benchmarks/rivals/*.txt. Each first checks its results against
+float64, then takes the fastest of its own ways (chunk sizes, memory layouts) for that shape; ours
+is checked by `ringwise bench`. Then both sides take turns. A ratio is the rival's median seconds of
+a call over ours. A table on stdout, the same as JSON in --json. Exits with 1 where a bound does not
+hold or a row could not be measured. The bounds are those of 8192 tokens; other lengths have none.
 """
 
 import argparse
@@ -22,16 +22,15 @@ import json
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
-import tempfile
 
-HERE = pathlib.Path(__file__).resolve().parent
+from rival_process import HERE, Rival, Unmeasured, environment, interpreter, run, say
+
 BOUND_SEQ = 8192
 DIRECTIONS = ("forward", "forward_backward")
 
-# Rows: the rival's program, what it is installed from, its processes and ranks, how ours runs beside
-# it, and the least ratio by direction and (head_dim, dtype); what has no bound is not measured.
+# The rival's program, what it is installed from, its processes, the ranks of both sides, and the
+# least ratio by direction and (head_dim, dtype); what has no bound is not measured.
 ROWS = {
     "sdpa": {
         "title": "PyTorch scaled_dot_product_attention",
@@ -73,132 +72,8 @@ ROWS = {
     },
 }  # fmt: skip
 TRAINING_PACKAGES = ("torch", ["torch.txt", "transformers.txt"])
+TRAINING_TITLE = "training against PyTorch + transformers"
 TRAINING_BOUNDS = {"f32": 1.45, "bf16": 1.5}
-
-
-class Unmeasured(Exception):
-    """Why a row has no figure."""
-
-
-def say(text):
-    print(text, file=sys.stderr, flush=True)
-
-
-def environment(threads):
-    """For both sides. Forced core types slow OpenBLAS: a win must be honest."""
-    forced = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "XLA_FLAGS")
-    kept = {name: value for name, value in os.environ.items() if name not in forced}
-    return {
-        **kept,
-        "OMP_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "passive",  # a rival that waits for its turn leaves the cores alone
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "OMPI_MCA_btl_vader_single_copy_mechanism": "none",
-    }
-
-
-def run(command, what, **options):
-    result = subprocess.run(
-        [*map(str, command)], capture_output=True, text=True, check=False, **options
-    )
-    if result.returncode != 0:
-        raise Unmeasured(f"{what}: {last_line(result.stderr)}")
-    return result.stdout
-
-
-def last_line(text):
-    lines = [line.strip() for line in text.splitlines() if line.strip(" -")]
-    return lines[-1] if lines else "no message"
-
-
-def interpreter(build, packages, tried):
-    """The python of a virtual environment with these packages; each set is tried once a run."""
-    name, requirements = packages
-    python = build / "rivals" / name / "bin/python"
-    for file in requirements:
-        if (name, file) not in tried:
-            try:
-                install(python, HERE / "rivals" / file)
-                tried[name, file] = None
-            except Unmeasured as error:
-                tried[name, file] = error
-        if tried[name, file]:
-            raise tried[name, file]
-    return python
-
-
-def install(python, requirements):
-    check = [python, HERE.parent / "scripts/check_requirements.py", requirements]
-    if python.exists() and subprocess.run(check, capture_output=True).returncode == 0:
-        return
-    say(f"installing {requirements.name} into {python.parent.parent}")
-    what = f"{requirements.name} cannot be installed"
-    if not python.exists():
-        run([sys.executable, "-m", "venv", python.parent.parent], what)
-    run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-         "-r", requirements], what)  # fmt: skip
-    run(check, what)
-
-
-class Rival:
-    """The processes of a rival's program, ready to be timed; see rivals/worker.py."""
-
-    def __init__(self, python, row, options, head_dim, dtype):
-        processes = row.get("processes", 1)
-        threads = max(1, options.threads // processes)
-        self.folder = tempfile.TemporaryDirectory()
-        command = [
-            python, HERE / "rivals" / row["program"], "--seq", options.seq,
-            "--heads", options.heads, "--head-dim", head_dim, "--dtype", dtype,
-            "--threads", threads, "--ranks", row.get("ranks", 1),
-            "--meet", pathlib.Path(self.folder.name) / "meet",
-        ]  # fmt: skip
-        self.logs = [
-            open(pathlib.Path(self.folder.name) / f"log{rank}", "w+", encoding="utf-8")
-            for rank in range(processes)
-        ]
-        self.processes = [
-            subprocess.Popen(
-                [*map(str, command), "--rank", str(rank)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-                env=environment(threads),
-            )
-            for rank, log in enumerate(self.logs)
-        ]  # fmt: skip
-        self.name = row["program"]
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for process in self.processes:
-            process.kill()
-            process.communicate()
-        for log in self.logs:
-            log.close()
-        self.folder.cleanup()
-
-    def answer(self, process, log):
-        for line in process.stdout:
-            try:
-                return json.loads(line)
-            except json.JSONDecodeError:
-                continue  # a library's own line
-        process.wait()
-        log.seek(0)
-        raise Unmeasured(f"{self.name}: {last_line(log.read())}")
-
-    def answers(self):
-        return [self.answer(*pair) for pair in zip(self.processes, self.logs)]
-
-    def seconds(self, direction, calls):
-        """Of each call, of the slowest process."""
-        for process in self.processes:
-            process.stdin.write(f"{direction} {calls}\n")
-            process.stdin.flush()
-        return [max(call) for call in zip(*self.answers())]
 
 
 def our_seconds(row, options, head_dim, dtype, direction):
@@ -325,25 +200,23 @@ def verdict(record):
 
 
 def print_table(records):
-    titles = {name: row["title"] for name, row in ROWS.items()}
-    titles["training"] = "training against PyTorch + transformers"
-    for name in dict.fromkeys(record["row"] for record in records):
-        mine = [record for record in records if record["row"] == name]
-        print(f"\n{titles[name]}; {mine[0]['seq']} tokens, {mine[0]['heads']} heads, "
-              f"{mine[0]['threads']} cores")  # fmt: skip
-        print(f"{'':18}{'head_dim':>8} {'dtype':5}{'ours s':>9}{'rival s':>9}"
-              f"{'ratio':>7}{'rounds':>14}{'bound':>7}")  # fmt: skip
-        for record in mine:
-            head = f"{record['direction']:18}{record['head_dim']:8} {record['dtype']:5}"
-            if "error" in record:
-                print(f"{head}  {verdict(record)}: {record['error']}")
-                continue
-            rounds = record["ratios_of_rounds"]
-            bound = "" if record["bound"] is None else f"{record['bound']:g}"
-            spread = f"{min(rounds):.2f} to {max(rounds):.2f}"
-            line = (f"{head}{record['seconds']:9.3f}{record['rival_seconds']:9.3f}"
-                    f"{record['ratio']:7.2f}{spread:>14}{bound:>7}  {verdict(record)}")  # fmt: skip
-            print(line.rstrip())
+    """Of one row's records."""
+    first = records[0]
+    title = ROWS[first["row"]]["title"] if first["row"] in ROWS else TRAINING_TITLE
+    print(f"\n{title}; {first['seq']} tokens, {first['heads']} heads, {first['threads']} cores")
+    print(f"{'':18}{'head_dim':>8} {'dtype':5}{'ours s':>9}{'rival s':>9}"
+          f"{'ratio':>7}{'rounds':>14}{'bound':>7}")  # fmt: skip
+    for record in records:
+        head = f"{record['direction']:18}{record['head_dim']:8} {record['dtype']:5}"
+        if "error" in record:
+            print(f"{head}  {verdict(record)}: {record['error']}")
+            continue
+        rounds = record["ratios_of_rounds"]
+        bound = "" if record["bound"] is None else f"{record['bound']:g}"
+        spread = f"{min(rounds):.2f} to {max(rounds):.2f}"
+        line = (f"{head}{record['seconds']:9.3f}{record['rival_seconds']:9.3f}"
+                f"{record['ratio']:7.2f}{spread:>14}{bound:>7}  {verdict(record)}")  # fmt: skip
+        print(line.rstrip())
     sys.stdout.flush()
 
 
@@ -363,15 +236,19 @@ def main():
     options = parser.parse_args()
     options.build = options.build.resolve()
     options.threads = len(os.sched_getaffinity(0))
+    file = options.json or options.build / "compare_attention.json"
     tried, records = {}, []
     for name in options.only:
         if name == "training":
-            records += compare_training(options, tried)
+            found = compare_training(options, tried)
         else:
-            records += compare_attention(name, options, tried)
-    print_table(records)
-    file = options.json or options.build / "compare_attention.json"
-    file.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+            found = compare_attention(name, options, tried)
+        if not found:
+            say(f"{name}: no bound, and no measurement, for these types and widths")
+            continue
+        print_table(found)
+        records += found
+        file.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     if any(verdict(record) in ("BELOW", "not measured") for record in records):
         sys.exit(1)
 

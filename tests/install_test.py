@@ -1,5 +1,5 @@
-"""The library from outside: what `cmake --install` writes, moved elsewhere and used by a project that
-knows nothing but find_package(ringwise): examples/ring_attention."""
+"""The library from outside: what `cmake --install` writes, moved elsewhere and used by a project
+that knows nothing but find_package(ringwise): examples/ring_attention."""
 
 import os
 import pathlib
@@ -82,7 +82,8 @@ class Install(support.TestCase):
              "-fsyntax-only", "-I", self.prefix / "include", source)  # fmt: skip
 
     def test_nothing_names_a_folder_of_the_build(self):
-        folders = [str(path).encode() for path in (support.BUILD, EXAMPLE.parent.parent, self.folder)]
+        paths = support.BUILD, EXAMPLE.parent.parent, self.folder
+        folders = [str(path).encode() for path in paths]
         for path in self.installed("*"):
             if path.suffix == ".a" or path.parent.name == "bin":
                 continue  # an assertion may name its source
