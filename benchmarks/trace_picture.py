@@ -2,7 +2,7 @@
 """Draws one attention call of a trace (`ringwise ... --trace FILE`) as SVG: for each rank a row of
 what it computes and waits for, and under it what travels meanwhile.
 
-    benchmarks/trace_picture.py trace.json picture.svg [--call backward] [--index -1] [--title TEXT]
+    benchmarks/trace_picture.py trace.json picture.svg [--call backward] [--last 3] [--title TEXT]
 
 Needs nothing but Python. Prints for each rank the share of the call that it computes, waits, and
 has a transfer under way, and how much of the transfers is under compute.
@@ -26,7 +26,8 @@ LEGEND = [
 
 
 class Call:
-    """One attention call: its spans by rank, in milliseconds since it began."""
+    """One attention call, the last for `index` -1: its spans by rank, in milliseconds since it
+    began."""
 
     def __init__(self, events, direction, index):
         rows = {
@@ -41,6 +42,8 @@ class Call:
                 calls.setdefault(span["pid"], []).append(span)
         if not calls:
             raise SystemExit(f"the trace has no 'attention {direction}'")
+        if min(map(len, calls.values())) < -index:
+            raise SystemExit(f"the trace has fewer than {-index} calls of attention {direction}")
         windows = {rank: found[index] for rank, found in calls.items()}
         self.origin = min(window["ts"] for window in windows.values())
         last = max(window["ts"] + window["dur"] for window in windows.values())
@@ -211,13 +214,15 @@ def main():
     parser.add_argument("picture", help="SVG file to write")
     parser.add_argument("--call", choices=("forward", "backward"), default="forward")
     parser.add_argument(
-        "--index", type=int, default=-1,
-        help="which of the calls; negative: from the end; default: the last",
+        "--last", type=int, default=1, metavar="N",
+        help="draw the fastest of the last N calls; default %(default)s",
     )
     parser.add_argument("--title", default="")
     options = parser.parse_args()
     with open(options.trace, encoding="utf-8") as file:
-        call = Call(json.load(file)["traceEvents"], options.call, options.index)
+        events = json.load(file)["traceEvents"]
+    calls = [Call(events, options.call, -number) for number in range(1, options.last + 1)]
+    call = min(calls, key=lambda call: call.length)
     report(call)
     with open(options.picture, "w", encoding="utf-8") as file:
         file.write(Picture(call, options.title).svg())
