@@ -16,6 +16,7 @@
 #include "attention/tile_view.h"
 #include "attention/tiling.h"
 #include "kernels/dropout_bits.h"
+#include "kernels/lines_ahead.h"
 #include "kernels/tile_kernels.h"
 #include "kernels/transpose.h"
 
@@ -78,20 +79,14 @@ class BackwardWalk {
     const int64_t batch = group / problem_.shape.kv_heads;
     const int64_t kv_head = group % problem_.shape.kv_heads;
     const int64_t heads = problem_.shape.heads / problem_.shape.kv_heads;
-    KeyTile keys;
-    for (int64_t head = kv_head * heads; head < (kv_head + 1) * heads; ++head) {
-      const MaskPlane plane{problem_.mask, batch, head};
-      const std::span<const KeyRange> hulls =
-          problem_.hulls->Of(problem_.hulls->PlaneOf(batch, head));
-      for (size_t index = 0; index < hulls.size(); ++index) {
-        if (!Meets(hulls[index], tile.positions)) continue;
-        const RowBlock& queries = problem_.query_blocks[index];
-        if (Classify(plane, queries.positions, tile.positions) == TileKind::kEmpty) continue;
-        if (keys.count == 0) keys = StartTile(rows, batch, kv_head, tile);
-        LoadQueries(batch, head, queries);
-        AttendTile(plane, keys, queries, dq, copy);
-        progress.Worked((3 * head_dim_ + 2 * value_dim_) * tile.count() * queries.count());
-      }
+    const std::vector<QueryPart> parts = FindParts(batch, kv_head * heads, heads, tile.positions);
+    if (parts.empty()) return;
+    const KeyTile keys = StartTile(rows, batch, kv_head, tile);
+    for (size_t i = 0; i < parts.size(); ++i) {
+      const QueryPart* next = i + 1 < parts.size() ? &parts[i + 1] : nullptr;
+      LoadQueries(parts[i]);
+      AttendTile(keys, parts[i], next, dq, copy);
+      progress.Worked((3 * head_dim_ + 2 * value_dim_) * tile.count() * parts[i].queries.count());
     }
     for (int64_t row = 0; row < keys.count; ++row) {
       float* dk = sums.key.at<float>(batch, tile.begin + row, kv_head);
@@ -114,6 +109,30 @@ class BackwardWalk {
     Rows<const Operand> keys;
     Rows<const Operand> values;
   };
+
+  struct QueryPart {
+    int64_t batch = 0;
+    int64_t head = 0;
+    RowBlock queries;
+  };
+
+  // The query blocks of `heads` heads that see any of `keys`.
+  std::vector<QueryPart> FindParts(int64_t batch, int64_t first_head, int64_t heads,
+                                   const PositionRun& keys) const {
+    std::vector<QueryPart> parts;
+    for (int64_t head = first_head; head < first_head + heads; ++head) {
+      const MaskPlane plane{problem_.mask, batch, head};
+      const std::span<const KeyRange> hulls =
+          problem_.hulls->Of(problem_.hulls->PlaneOf(batch, head));
+      for (size_t index = 0; index < hulls.size(); ++index) {
+        if (!Meets(hulls[index], keys)) continue;
+        const RowBlock& queries = problem_.query_blocks[index];
+        if (Classify(plane, queries.positions, keys) == TileKind::kEmpty) continue;
+        parts.push_back({batch, head, queries});
+      }
+    }
+    return parts;
+  }
 
   KeyTile StartTile(const KeyValueRows& rows, int64_t batch, int64_t kv_head,
                     const RowBlock& tile) const {
@@ -140,7 +159,8 @@ class BackwardWalk {
     return keys;
   }
 
-  void LoadQueries(int64_t batch, int64_t head, const RowBlock& queries) const {
+  void LoadQueries(const QueryPart& part) const {
+    const auto& [batch, head, queries] = part;
     const auto count = static_cast<int>(queries.count());
     const auto load = [&](const ConstTensorView& view, const QueryOperands<Operand>& to) {
       const Rows<const Operand> rows =
@@ -164,19 +184,24 @@ class BackwardWalk {
     std::fill(work_.delta + count, work_.delta + kBackwardQueryBlock, 0.0f);
   }
 
-  void AttendTile(const MaskPlane& plane, const KeyTile& tile, const RowBlock& queries,
+  void AttendTile(const KeyTile& tile, const QueryPart& part, const QueryPart* next,
                   QueryGradient& dq, int copy) const {
+    const RowBlock& queries = part.queries;
+    const MaskPlane plane{problem_.mask, part.batch, part.head};
+    const int64_t batch_head = part.batch * problem_.shape.heads + part.head;
     TileView panels[kBackwardPanels];
+    QueryGradient::Panel sums[kBackwardPanels];
     uint64_t seen[kBackwardPanels] = {};  // steps with a visible pair, a bit a step
     const auto panel_count = static_cast<int>(Panels(queries.count()));
     for (int p = 0; p < panel_count; ++p) {
       panels[p] = Look(plane, Part(queries, p * kPanel, kPanel), tile.block, work_.visible[p],
                        kRowGroup<Operand>);
+      sums[p] = dq.At(copy, batch_head, panels[p].queries.begin);
     }
-    const int64_t batch_head = plane.batch * problem_.shape.heads + plane.head;
+    LinesAhead ahead = LookAhead(panels, sums, next);
     if (!FiniteWhereUnused(tile, panels, queries)) {
       for (int p = 0; p < panel_count; ++p) {
-        AttendPairs(plane, tile, panels[p], p, dq.At(copy, batch_head, panels[p].queries.begin));
+        AttendPairs(plane, tile, panels[p], p, sums[p]);
       }
       return;
     }
@@ -197,7 +222,7 @@ class BackwardWalk {
       }
       if (first >= last) continue;
       for (int p = first; p < last; ++p) {
-        MakeScoreGradients(plane, tile, panels[p], p, step, views[p]);
+        MakeScoreGradients(plane, tile, panels[p], p, step, views[p], ahead);
       }
       const auto queries_end =
           static_cast<int>(std::min<int64_t>(queries.count(), int64_t{last} * kPanel));
@@ -206,8 +231,29 @@ class BackwardWalk {
     }
     for (int p = 0; p < panel_count; ++p) {
       if (seen[p] == 0) continue;
-      AddQueryGradient(panels[p], p, seen[p], dq.At(copy, batch_head, panels[p].queries.begin));
+      AddQueryGradient(panels[p], p, seen[p], sums[p]);
     }
+  }
+
+  // What is needed after the scores of a tile: dq of its queries, and the next queries.
+  LinesAhead LookAhead(const TileView* panels, const QueryGradient::Panel* sums,
+                       const QueryPart* next) const {
+    LinesAhead ahead;
+    int64_t rows = 0;
+    for (int p = 0; p < kBackwardPanels; ++p) rows += panels[p].rows.end - panels[p].rows.begin;
+    ahead.Start(2 * rows / 6);  // register tiles of the two products
+    for (int p = 0; p < kBackwardPanels; ++p) {
+      if (panels[p].rows.end == panels[p].rows.begin) continue;
+      ahead.Add(sums[p].data, 0, 1, head_dim_ * sums[p].stride * int64_t{sizeof(float)});
+    }
+    if (next == nullptr) return ahead;
+    for (const ConstTensorView* view : {&problem_.query, &problem_.output_gradient}) {
+      const Rows<const Storage> rows_of =
+          HeadRows<const Storage>(*view, next->batch, next->queries.begin, next->head);
+      ahead.Add(rows_of.data, rows_of.stride * int64_t{sizeof(Storage)}, next->queries.count(),
+                view->shape[3] * int64_t{sizeof(Storage)});
+    }
+    return ahead;
   }
 
   // Whether all factors of zeros are finite, those of hidden and of dropped pairs: see AllFinite.
@@ -231,11 +277,12 @@ class BackwardWalk {
   // One panel against the tile, all products over visible pairs alone.
   void AttendPairs(const MaskPlane& plane, const KeyTile& tile, const TileView& panel, int p,
                    QueryGradient::Panel dq) const {
+    LinesAhead none;
     for (int begin = 0; begin < tile.count; begin += kBackwardStep) {
       const VisibleRows step{begin, std::min(begin + kBackwardStep, tile.count)};
       const TileView::Step view = panel.At(step);
       if (view.empty()) continue;
-      const ScoreTile scores = MakeScoreGradients(plane, tile, panel, p, step, view);
+      const ScoreTile scores = MakeScoreGradients(plane, tile, panel, p, step, view, none);
       for (int i = 0; i < scores.rows; ++i) {
         const uint64_t visible = ~uint64_t{0} >> (kPanel - scores.columns) &
                                  (scores.visible == nullptr ? ~uint64_t{0} : scores.visible[i]);
@@ -268,7 +315,8 @@ class BackwardWalk {
   // P and dS of the key rows of one step and panel, zero in rows outside `view`. Returns which of
   // its pairs are visible and kept.
   ScoreTile MakeScoreGradients(const MaskPlane& plane, const KeyTile& tile, const TileView& panel,
-                               int p, VisibleRows step, const TileView::Step& view) const {
+                               int p, VisibleRows step, const TileView::Step& view,
+                               LinesAhead& ahead) const {
     const int begin = view.rows.begin;
     const int end = view.rows.end;
     Operand* p_step = work_.p + p * kPanel;
@@ -297,7 +345,7 @@ class BackwardWalk {
     const PanelFactors<Operand> of_dp = factors(tile.values, work_.d_output);
     if (plain_ && scores.columns > kPanel - kLanes) {
       kernels_.product_softmax_gradient(of_scores, of_dp, scores, logsumexp, delta, work_.dp, p_out,
-                                        ds_out, kBackwardQueryBlock, packed_ds);
+                                        ds_out, kBackwardQueryBlock, packed_ds, ahead);
       return scores;
     }
     const auto multiply = [&](const PanelFactors<Operand>& of, float* product) {

@@ -81,10 +81,11 @@ using OfProduct = void (*)(const PanelFactors<bf16>&, float, const GradientTile&
 
 // All rows of the tile; `by_rows[n]` does n of them.
 inline void ForRegisterTiles(const OfProduct* by_rows, PanelFactors<bf16> factors,
-                             const ScoreTile& tile, GradientTile at) {
+                             const ScoreTile& tile, GradientTile at, LinesAhead& ahead) {
   for (int row = 0; row < tile.rows;) {
     const int rows = TileRowsOf(tile.rows - row);
     by_rows[rows](factors, tile.scale, at);
+    ahead.Fetch();
     row += rows;
     factors.left += rows * factors.stride;
     if (at.visible != nullptr) at.visible += rows;
@@ -97,7 +98,8 @@ inline void ForRegisterTiles(const OfProduct* by_rows, PanelFactors<bf16> factor
 template <bool kMasked>
 void ProductSoftmaxGradient(const PanelFactors<bf16>& scores, const PanelFactors<bf16>& dp,
                             const ScoreTile& tile, const float* logsumexp, const float* delta,
-                            float* powers, bf16* p, bf16* ds, int64_t ld, bf16* packed_ds) {
+                            float* powers, bf16* p, bf16* ds, int64_t ld, bf16* packed_ds,
+                            LinesAhead& ahead) {
   static constexpr OfProduct kPowers[kTileRows + 1] = {
       nullptr,
       &PowersOfProduct<1, kMasked>,
@@ -117,17 +119,18 @@ void ProductSoftmaxGradient(const PanelFactors<bf16>& scores, const PanelFactors
       &GradientsOfProduct<6, kMasked>,
   };
   // One after the other over all rows: each has its right factor in the nearest cache then.
-  ForRegisterTiles(kPowers, scores, tile, {tile.visible, logsumexp, powers, p, ld, nullptr});
-  ForRegisterTiles(kGradients, dp, tile, {tile.visible, delta, powers, ds, ld, packed_ds});
+  ForRegisterTiles(kPowers, scores, tile, {tile.visible, logsumexp, powers, p, ld, nullptr}, ahead);
+  ForRegisterTiles(kGradients, dp, tile, {tile.visible, delta, powers, ds, ld, packed_ds}, ahead);
 }
 
 inline void AnyProductSoftmaxGradient(const PanelFactors<bf16>& scores,
                                       const PanelFactors<bf16>& dp, const ScoreTile& tile,
                                       const float* logsumexp, const float* delta, float* powers,
-                                      bf16* p, bf16* ds, int64_t ld, bf16* packed_ds) {
+                                      bf16* p, bf16* ds, int64_t ld, bf16* packed_ds,
+                                      LinesAhead& ahead) {
   const auto gradient =
       tile.visible ? &ProductSoftmaxGradient<true> : &ProductSoftmaxGradient<false>;
-  gradient(scores, dp, tile, logsumexp, delta, powers, p, ds, ld, packed_ds);
+  gradient(scores, dp, tile, logsumexp, delta, powers, p, ds, ld, packed_ds, ahead);
 }
 
 }  // namespace ringwise::native_bf16

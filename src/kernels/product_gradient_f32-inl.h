@@ -78,7 +78,7 @@ using OfProduct = void (*)(const PanelFactors<float>&, float, const GradientTile
 
 // All rows of the tile, a register tile's columns after the other; `by_rows[n]` does n rows.
 inline void ForRegisterTiles(const OfProduct* by_rows, const PanelFactors<float>& factors,
-                             const ScoreTile& tile, const GradientTile& whole) {
+                             const ScoreTile& tile, const GradientTile& whole, LinesAhead& ahead) {
   for (int column = 0; column < kPanel; column += kTileVectors * kWidth) {
     PanelFactors<float> part = factors;
     part.right += column;
@@ -91,6 +91,7 @@ inline void ForRegisterTiles(const OfProduct* by_rows, const PanelFactors<float>
     for (int row = 0; row < tile.rows;) {
       const int rows = TileRowsOf(tile.rows - row);
       by_rows[rows](part, tile.scale, at);
+      ahead.Fetch();
       row += rows;
       part.left += rows * part.stride;
       if (at.visible != nullptr) at.visible += rows;
@@ -104,7 +105,7 @@ inline void ForRegisterTiles(const OfProduct* by_rows, const PanelFactors<float>
 template <bool kMasked>
 void ProductSoftmaxGradient(const PanelFactors<float>& scores, const PanelFactors<float>& dp,
                             const ScoreTile& tile, const float* logsumexp, const float* delta,
-                            float* p, float* ds, int64_t ld, float* packed_ds) {
+                            float* p, float* ds, int64_t ld, float* packed_ds, LinesAhead& ahead) {
   static constexpr OfProduct kPowers[kTileRows + 1] = {
       nullptr,
       &PowersOfProduct<1, kMasked>,
@@ -124,17 +125,18 @@ void ProductSoftmaxGradient(const PanelFactors<float>& scores, const PanelFactor
       &GradientsOfProduct<6, kMasked>,
   };
   // One after the other over all rows: each has its right factor in the nearest cache then.
-  ForRegisterTiles(kPowers, scores, tile, {tile.visible, 0, logsumexp, p, ds, ld, packed_ds});
-  ForRegisterTiles(kGradients, dp, tile, {tile.visible, 0, delta, p, ds, ld, packed_ds});
+  ForRegisterTiles(kPowers, scores, tile, {tile.visible, 0, logsumexp, p, ds, ld, packed_ds},
+                   ahead);
+  ForRegisterTiles(kGradients, dp, tile, {tile.visible, 0, delta, p, ds, ld, packed_ds}, ahead);
 }
 
 inline void AnyProductSoftmaxGradient(const PanelFactors<float>& scores,
                                       const PanelFactors<float>& dp, const ScoreTile& tile,
                                       const float* logsumexp, const float* delta, float*, float* p,
-                                      float* ds, int64_t ld, float* packed_ds) {
+                                      float* ds, int64_t ld, float* packed_ds, LinesAhead& ahead) {
   const auto gradient =
       tile.visible ? &ProductSoftmaxGradient<true> : &ProductSoftmaxGradient<false>;
-  gradient(scores, dp, tile, logsumexp, delta, p, ds, ld, packed_ds);
+  gradient(scores, dp, tile, logsumexp, delta, p, ds, ld, packed_ds, ahead);
 }
 
 }  // namespace HWY_NAMESPACE

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "kernels/lines_ahead.h"
 #include "ringwise/dtype.h"
 
 // What attention does to one tile of scores, on one thread. Tiles are transposed: rows are keys,
@@ -95,11 +96,13 @@ struct TileKernels {
 
   // Both products and softmax_gradient at once, for whole panels without dropout or other terms:
   // scores and dp go from registers to p and ds. tile.scores is not used and tile.columns is above
-  // kPanel - kLanes. `powers` [rows][kPanel] is scratch.
+  // kPanel - kLanes. `powers` [rows][kPanel] is scratch. Calls
+  // ahead.Fetch() after every few rows of either product.
   void (*product_softmax_gradient)(const PanelFactors<Operand>& scores,
                                    const PanelFactors<Operand>& dp, const ScoreTile& tile,
                                    const float* logsumexp, const float* delta, float* powers,
-                                   Operand* p, Operand* ds, int64_t ld, Operand* packed_ds);
+                                   Operand* p, Operand* ds, int64_t ld, Operand* packed_ds,
+                                   LinesAhead& ahead);
 
   // matrix[row][column] *= factors[column] of rows [0, rows), kPanel wide.
   void (*scale_columns)(const float* factors, int rows, float* matrix);

@@ -303,9 +303,10 @@ TYPED_TEST(TileKernelsTest, ProductSoftmaxGradient) {
         const auto delta = Normal<float>(kPanel, 6);
         std::vector<float> powers(rows * kPanel);
         std::vector<Operand> p((rows + 1) * kStride, Operand(9.0f)), ds(p), packed(p);
+        LinesAhead ahead;
         kernels.product_softmax_gradient(factors[0], factors[1], tile, logsumexp.data(),
                                          delta.data(), powers.data(), p.data(), ds.data(), kStride,
-                                         packed.data());
+                                         packed.data(), ahead);
         for (int row = 0; row < rows; ++row) {
           for (int column = 0; column < tile.columns; ++column) {
             const double t = tile.scale * product(0, row, column) - logsumexp[column];
