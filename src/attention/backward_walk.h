@@ -3,11 +3,10 @@
 #include <algorithm>
 #include <bit>
 #include <limits>
-#include <optional>
 #include <vector>
 
 #include "attention/backward_block.h"
-#include "attention/backward_plan.h"
+#include "attention/backward_problem.h"
 #include "attention/backward_workspace.h"
 #include "attention/query_gradient.h"
 #include "attention/score_terms.h"
@@ -21,25 +20,6 @@
 #include "kernels/transpose.h"
 
 namespace ringwise {
-
-// What every walk of one shard's backward shares.
-struct BackwardProblem {
-  AttentionShape shape;
-  Mask mask;
-  double scale = 0;
-  float scale_base2 = 0;
-  ScoreTerms terms;
-  Dropout dropout;
-  std::optional<TensorView> bias_gradient;
-  ConstTensorView query;
-  ConstTensorView output_gradient;
-  int64_t q_len = 0;
-  int64_t tile_rows = 0;               // keys of a tile: BackwardTileRows
-  std::vector<RowBlock> query_blocks;  // of at most kBackwardQueryBlock
-  const BlockHulls* hulls = nullptr;   // of query_blocks
-  const float* logsumexp = nullptr;    // [batch, heads, q_len], base 2; rows seeing nothing: +inf
-  const float* delta = nullptr;        // [batch, heads, q_len]: rowsum(dO * O) - dlogsumexp
-};
 
 // Backward of one key tile of one kv_head, on one thread. It goes over the visible query blocks of
 // all heads that share the kv_head, with dk and dv in a workspace:
@@ -79,7 +59,8 @@ class BackwardWalk {
     const int64_t batch = group / problem_.shape.kv_heads;
     const int64_t kv_head = group % problem_.shape.kv_heads;
     const int64_t heads = problem_.shape.heads / problem_.shape.kv_heads;
-    const std::vector<QueryPart> parts = FindParts(batch, kv_head * heads, heads, tile.positions);
+    const std::vector<QueryPart> parts =
+        FindQueryParts(problem_, batch, kv_head * heads, heads, tile.positions);
     if (parts.empty()) return;
     const KeyTile keys = StartTile(rows, batch, kv_head, tile);
     for (size_t i = 0; i < parts.size(); ++i) {
@@ -110,30 +91,6 @@ class BackwardWalk {
     Rows<const Operand> values;
   };
 
-  struct QueryPart {
-    int64_t batch = 0;
-    int64_t head = 0;
-    RowBlock queries;
-  };
-
-  // The query blocks of `heads` heads that see any of `keys`.
-  std::vector<QueryPart> FindParts(int64_t batch, int64_t first_head, int64_t heads,
-                                   const PositionRun& keys) const {
-    std::vector<QueryPart> parts;
-    for (int64_t head = first_head; head < first_head + heads; ++head) {
-      const MaskPlane plane{problem_.mask, batch, head};
-      const std::span<const KeyRange> hulls =
-          problem_.hulls->Of(problem_.hulls->PlaneOf(batch, head));
-      for (size_t index = 0; index < hulls.size(); ++index) {
-        if (!Meets(hulls[index], keys)) continue;
-        const RowBlock& queries = problem_.query_blocks[index];
-        if (Classify(plane, queries.positions, keys) == TileKind::kEmpty) continue;
-        parts.push_back({batch, head, queries});
-      }
-    }
-    return parts;
-  }
-
   KeyTile StartTile(const KeyValueRows& rows, int64_t batch, int64_t kv_head,
                     const RowBlock& tile) const {
     const auto count = static_cast<int>(tile.count());
@@ -160,12 +117,12 @@ class BackwardWalk {
   }
 
   void LoadQueries(const QueryPart& part) const {
-    const auto& [batch, head, queries] = part;
+    const RowBlock& queries = part.queries;
     const auto count = static_cast<int>(queries.count());
     const auto load = [&](const ConstTensorView& view, const QueryOperands<Operand>& to) {
       const Rows<const Operand> rows =
-          AsOperand(HeadRows<const Storage>(view, batch, queries.begin, head), count, to.length,
-                    work_.wide_queries);
+          AsOperand(HeadRows<const Storage>(view, part.batch, queries.begin, part.head), count,
+                    to.length, work_.wide_queries);
       kernels_.pack_rows(rows.data, rows.stride, count, to.length, kBackwardQueryBlock * kPanel,
                          to.rows);
       for (int p = 0; p * kPanel < count; ++p) {
@@ -176,7 +133,7 @@ class BackwardWalk {
     load(problem_.query, work_.query);
     load(problem_.output_gradient, work_.d_output);
     const int64_t statistic =
-        (batch * problem_.shape.heads + head) * problem_.q_len + queries.begin;
+        (part.batch * problem_.shape.heads + part.head) * problem_.q_len + queries.begin;
     std::copy_n(problem_.logsumexp + statistic, count, work_.logsumexp);
     std::copy_n(problem_.delta + statistic, count, work_.delta);
     std::fill(work_.logsumexp + count, work_.logsumexp + kBackwardQueryBlock,
@@ -188,7 +145,6 @@ class BackwardWalk {
                   QueryGradient& dq, int copy) const {
     const RowBlock& queries = part.queries;
     const MaskPlane plane{problem_.mask, part.batch, part.head};
-    const int64_t batch_head = part.batch * problem_.shape.heads + part.head;
     TileView panels[kBackwardPanels];
     QueryGradient::Panel sums[kBackwardPanels];
     uint64_t seen[kBackwardPanels] = {};  // steps with a visible pair, a bit a step
@@ -196,7 +152,7 @@ class BackwardWalk {
     for (int p = 0; p < panel_count; ++p) {
       panels[p] = Look(plane, Part(queries, p * kPanel, kPanel), tile.block, work_.visible[p],
                        kRowGroup<Operand>);
-      sums[p] = dq.At(copy, batch_head, panels[p].queries.begin);
+      sums[p] = dq.At(copy, part.batch * problem_.shape.heads + part.head, panels[p].queries.begin);
     }
     LinesAhead ahead = LookAhead(panels, sums, next);
     if (!FiniteWhereUnused(tile, panels, queries)) {
