@@ -54,7 +54,8 @@ struct Views {
   TensorView query, key, value, output, output_gradient, dq, dk, dv;
 };
 
-void Attend(Context& context, const AttentionShape& shape, const Views& views) {
+void Attend(Context& context, const AttentionShape& shape, const Views& views,
+            Travelling travelling) {
   const Positions positions = {{int64_t{1} << 40, kRows, 1}};
   AttentionOptions options;
   options.mask.causal = true;
@@ -66,26 +67,24 @@ void Attend(Context& context, const AttentionShape& shape, const Views& views) {
   forward->Pack(views.key, views.value, positions, block.bytes());
   forward->Attend(block.bytes(), positions, {});
   forward->Finish();
-  for (const Travelling travelling : {Travelling::kKeys, Travelling::kQueries}) {
-    const auto backward = MakeShardAttentionBackward(
-        context,
-        {shape,
-         options,
-         {views.query, views.key, views.value},
-         {views.output, std::as_const(logsumexp).view(), views.output_gradient},
-         {views.dq, views.dk, views.dv},
-         positions,
-         positions},
-        travelling);
-    const TravelBytes bytes = backward->BytesOf(kRows);
-    block = Buffer(context.meter, MemoryCategory::kRingBuffers, bytes.block);
-    Buffer gradient(context.meter, MemoryCategory::kRingBuffers, bytes.gradient);
-    std::memset(gradient.data(), 0, gradient.size());
-    backward->Pack({0, kRows}, block.bytes());
-    backward->Attend(block.bytes(), positions, gradient.bytes(), {});
-    backward->AddGradient({0, kRows}, gradient.bytes());
-    backward->Finish();
-  }
+  const auto backward = MakeShardAttentionBackward(
+      context,
+      {shape,
+       options,
+       {views.query, views.key, views.value},
+       {views.output, std::as_const(logsumexp).view(), views.output_gradient},
+       {views.dq, views.dk, views.dv},
+       positions,
+       positions},
+      travelling);
+  const TravelBytes bytes = backward->BytesOf(kRows);
+  block = Buffer(context.meter, MemoryCategory::kRingBuffers, bytes.block);
+  Buffer gradient(context.meter, MemoryCategory::kRingBuffers, bytes.gradient);
+  std::memset(gradient.data(), 0, gradient.size());
+  backward->Pack({0, kRows}, block.bytes());
+  backward->Attend(block.bytes(), positions, gradient.bytes(), {});
+  backward->AddGradient({0, kRows}, gradient.bytes());
+  backward->Finish();
 }
 
 TEST(LargeIndex, RowsPast32BitsGiveTheSameBits) {
@@ -116,20 +115,22 @@ TEST(LargeIndex, RowsPast32BitsGiveTheSameBits) {
       far.*kMembers[i] = memory[i].Spread(dtype, tensors[i].shape());
       Copy(near.*kMembers[i], far.*kMembers[i]);
     }
-    Attend(context, shape, near);
-    Attend(context, shape, far);
-    for (const auto member : kMembers) {
-      const TensorView& expected = near.*member;
-      const TensorView& found = far.*member;
-      Tensor joined(meter, MemoryCategory::kWorkspace, dtype, expected.shape);
-      Copy(found, joined.view());
-      EXPECT_EQ(
-          std::memcmp(joined.view().memory, expected.memory, joined.elements() * SizeOf(dtype)), 0);
+    for (const Travelling travelling : {Travelling::kKeys, Travelling::kQueries}) {
+      Attend(context, shape, near, travelling);
+      Attend(context, shape, far, travelling);
+      for (const auto member : kMembers) {
+        const TensorView& expected = near.*member;
+        const TensorView& found = far.*member;
+        Tensor joined(meter, MemoryCategory::kWorkspace, dtype, expected.shape);
+        Copy(found, joined.view());
+        EXPECT_EQ(
+            std::memcmp(joined.view().memory, expected.memory, joined.elements() * SizeOf(dtype)),
+            0);
+      }
     }
   }
 }
 
-// The sizes of blocks and their gradients, which no machine here could hold.
 TEST(LargeIndex, SizesOfLongBlocks) {
   MemoryMeter meter;
   ThreadTeam team(1);

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "ring/attention_work.h"
+#include "ring/least_tiles.h"
 #include "ringwise/error.h"
 #include "ringwise/mask.h"
 
@@ -69,6 +70,27 @@ TEST(AttentionWork, StripedAndZigzagBalanceCausalAttention) {
   EXPECT_LT(LargestOverMean(pairs(Layout::kStriped)), 1.001);
   EXPECT_LT(LargestOverMean(pairs(Layout::kZigzag)), 1.001);
   EXPECT_EQ(LargestOverMean(std::vector<double>{0, 0}), 1.0);
+}
+
+// The bound of 1.02 at 65536 on 8 ranks, of the pairs and of the tiles that hold them, whose empty
+// corners are computed too.
+TEST(AttentionWork, IsEvenOnEightRanks) {
+  constexpr int kRanks = 8;
+  constexpr int64_t kLength = 65536;
+  const Mask causal{.causal = true};
+  for (const Layout layout : {Layout::kStriped, Layout::kZigzag}) {
+    std::vector<Positions> shards;
+    for (int rank = 0; rank < kRanks; ++rank) {
+      shards.push_back(ShardPositions(layout, kLength, kRanks, rank));
+    }
+    std::vector<double> pairs, tiles;
+    for (const Positions& queries : shards) {
+      pairs.push_back(static_cast<double>(VisiblePairs(causal, 1, 1, queries, {{0, kLength, 1}})));
+      tiles.push_back(static_cast<double>(LeastTiles(causal, 1, 1, {queries}, shards, 128, 384)));
+    }
+    EXPECT_LE(LargestOverMean(pairs), 1.02) << Name(layout);
+    EXPECT_LE(LargestOverMean(tiles), 1.02) << Name(layout);
+  }
 }
 
 }  // namespace

@@ -3,13 +3,28 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <optional>
 #include <sstream>
 #include <string>
 
+#include "ring/backward_choice.h"
+#include "ring/row_shards.h"
 #include "ringwise/error.h"
 
 namespace ringwise {
 namespace {
+
+// What travels in the case's backward, if anything does.
+std::optional<Travelling> TravellingOf(const RingCase& c) {
+  const RingCaseData data(c);
+  const RingAttentionOptions options = OptionsFor(data.whole(), c.ring);
+  const AttentionShape shape{c.batch, c.heads, c.kv_heads, c.head_dim, c.ValueDim(), c.dtype};
+  const BackwardChoice choice = ChooseBackward(
+      {options.mask, c.batch, c.heads, options.query_positions, options.key_positions}, shape,
+      options.bias.has_value());
+  if (choice.plan.TotalBytes() == 0) return {};
+  return choice.travelling;
+}
 
 // Few enough for the sanitizers; attention_proof_probe draws more, and runs a failing one again
 // with the flags printed.
@@ -17,10 +32,14 @@ TEST(RingProof, RandomCompositions) {
   constexpr int kCases = 200;
   constexpr uint64_t kSeed = 2;
   Random random(kSeed, 0);
+  std::map<Travelling, int> taken;
   for (int i = 0; i < kCases; ++i) {
     const RingCase c = DrawCase(random);
     EXPECT_EQ(ProveCase(c).problem, "") << "attention_proof_probe " << c.ToString();
+    if (const auto travelling = TravellingOf(c)) ++taken[*travelling];
   }
+  EXPECT_GE(taken[Travelling::kKeys], 20);
+  EXPECT_GE(taken[Travelling::kQueries], 20);
 }
 
 TEST(RingCase, FlagsRepeatIt) {
