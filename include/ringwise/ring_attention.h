@@ -71,7 +71,8 @@ AttentionStats RingAttentionForward(Context& context, Communicator& ring,
                                     const RingAttentionOptions& options,
                                     const AttentionInputs& inputs, const AttentionOutputs& outputs);
 
-// dk and dv travel and are summed in f32, in ring order.
+// Gradients are summed in f32, in ring order. Keys travel with dk and dv, or queries with dq,
+// whichever sends fewer bytes in all: docs/ring_attention.md says when.
 AttentionStats RingAttentionBackward(Context& context, Communicator& ring,
                                      const RingAttentionOptions& options,
                                      const AttentionInputs& inputs, const AttentionSaved& saved,
