@@ -1,9 +1,14 @@
+#!/usr/bin/env python3
 """Two hosts on one machine for one Open MPI job: network namespaces with a link of a set bandwidth.
+
+    sudo python3 benchmarks/hosts.py --rate 1gbit -- build/ringwise bench attention --seq 8192
 
 A host is a network namespace with its own addresses; what runs there also has a host name and
 shared memory of its own, so that Open MPI takes it for another machine and talks TCP. The link is a
 pair of virtual interfaces, each with a token bucket on what leaves it. Needs root, iproute2,
 util-linux and Open MPI.
+
+and from Python:
 
     with hosts.Hosts(cores=(0, 1)) as pair:
         pair.limit("1gbit")
@@ -12,8 +17,10 @@ util-linux and Open MPI.
 Everything is removed at the end, whatever happens; only processes in these namespaces are ended.
 """
 
+import argparse
 import os
 import pathlib
+import shlex
 import shutil
 import signal
 import subprocess
@@ -167,7 +174,7 @@ class Hosts:
         more of Open MPI's. Raises RuntimeError with its stderr if it fails or takes longer than
         `timeout` seconds."""
         agent = str(self._folder / "agent")
-        words = ["exec", "mpirun", "-n", str(len(self._names)), "--bind-to", "none"]
+        words = ["mpirun", "-n", str(len(self._names)), "--bind-to", "none"]
         words += ["-H", ",".join(f"{name}:1" for name in self._names), "--map-by", "ppr:1:node"]
         chosen = {**PARAMETERS, "plm_rsh_agent": agent, **(parameters or {})}
         for key, value in chosen.items():
@@ -177,19 +184,40 @@ class Hosts:
             "OMPI_ALLOW_RUN_AS_ROOT": "1",
             "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
         }
-        process = subprocess.Popen(
-            [agent, self._names[0], *words, *command],
+        with subprocess.Popen(
+            [agent, self._names[0], "exec " + shlex.join([*words, *map(str, command)])],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env=environment,
-        )  # fmt: skip
-        try:
-            output, errors = process.communicate(timeout=timeout)
-        except BaseException as error:
-            self._kill()
-            process.wait()
-            if isinstance(error, subprocess.TimeoutExpired):
-                raise RuntimeError(f"no end after {timeout} s: {' '.join(command)}") from error
-            raise
+        ) as process:  # fmt: skip
+            try:
+                output, errors = process.communicate(timeout=timeout)
+            except BaseException as error:
+                self._kill()
+                if isinstance(error, subprocess.TimeoutExpired):
+                    raise RuntimeError(f"no end after {timeout} s: {shlex.join(command)}") from error
+                raise
         if process.returncode != 0:
-            raise RuntimeError(f"{' '.join(command)}: exit {process.returncode}\n{errors[-2000:]}")
+            raise RuntimeError(f"{shlex.join(command)}: exit {process.returncode}\n{errors[-2000:]}")
         return output
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Runs a program as two MPI ranks on two hosts.")
+    parser.add_argument("--rate", help="of the link each way, such as 500mbit; default: no limit")
+    parser.add_argument("--cores", type=int, nargs=2, default=[0, 1], help="of the two hosts")
+    parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS")
+    parser.add_argument("program", nargs="+", help="after --, with its arguments")
+    options = parser.parse_args()
+    reason = missing()
+    if reason:
+        sys.exit(f"hosts.py: {reason}")
+    try:
+        with Hosts(options.cores) as pair:
+            pair.limit(options.rate)
+            print(pair.mpirun(options.program, options.timeout), end="")
+    except RuntimeError as error:
+        sys.exit(f"hosts.py: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Attention around a ring of two hosts of one core each, on a slow link against one without limit.
 
-    sudo build/venv/bin/python benchmarks/slow_links.py --rate 1gbit --plot build/slow_links.svg
+    sudo python3 benchmarks/slow_links.py --rate 1gbit --plot build/slow_links.svg
 
 Two hosts are made on this machine (benchmarks/hosts.py). For each mask, and blocks of several
 sizes, `ringwise bench attention` runs on them with the link's rate limited and without, in turns.
@@ -15,14 +15,16 @@ FLOP rate F and the link's bytes B a second, in forward:
 
 so the transfer is hidden from c = size / 2 x (kv_heads / heads) x F / B on, twice that if causal:
 F / B for bf16 and a full mask. F is measured here on the unlimited link; the bytes are those that
-the ranks counted. Backward moves more bytes and computes more; there the law is the same ratio of
+the busier rank counted (under the causal mask the other one sends half: nobody sees its end). Backward moves more bytes and computes more; there the law is the same ratio of
 what is counted, for the whole call.
 
 The bound: from twice that size on, 0.92 of the unlimited speed. Exits with 1 if it does not hold.
 """
 
 import argparse
+import html
 import json
+import math
 import pathlib
 import re
 import statistics
@@ -61,7 +63,7 @@ def parse():
     parser.add_argument("--rounds", type=int, default=3, help="turns of each link")
     parser.add_argument("--min-seconds", type=float, default=1.0, help="of calls a turn")
     parser.add_argument("--cores", type=int, nargs=2, default=[0, 1], help="of the two hosts")
-    parser.add_argument("--plot", metavar="FILE", help="efficiency against block size: .svg, .png")
+    parser.add_argument("--plot", metavar="FILE", help="efficiency against block size, as SVG")
     parser.add_argument("--json", action="store_true", help="print JSON lines on stdout")
     options = parser.parse_args()
     bytes_per_second(options.rate)
@@ -89,10 +91,10 @@ class Bench:
 
 
 def law(record, bandwidth):
-    """The block size from which transfers take no longer than what hides them: of two ranks, each
-    sends once and computes twice."""
+    """The block size from which the longer transfer takes no longer than what hides it: each of the
+    two ranks sends once and computes twice."""
     block = record["seq"] / 2
-    transfer = record["bytes_sent"] / 2 / bandwidth
+    transfer = record["most_sent"] / bandwidth
     compute = record["seconds"] / 2
     return block * transfer / compute
 
@@ -118,6 +120,7 @@ def measure(bench, mask, block, options):
         "block": block,
         "rate": options.rate,
         "bytes_sent": free[0]["bytes_sent"],
+        "most_sent": free[0]["most_sent"],
         "seconds": median(slow),
         "unlimited_seconds": median(free),
         "efficiency": statistics.median(ratios),
@@ -153,7 +156,7 @@ def measure_all(bench, options):
                   f"some {left:.0f} s left", file=sys.stderr, flush=True)  # fmt: skip
         # By the fastest: short blocks do not reach the rank's full rate.
         largest = found[-1]
-        exact = law({"seq": 2 * largest["block"], "bytes_sent": largest["bytes_sent"],
+        exact = law({"seq": 2 * largest["block"], "most_sent": largest["most_sent"],
                      "seconds": largest["unlimited_seconds"]}, bandwidth)  # fmt: skip
         for record in found:
             record["law_block"] = exact
@@ -177,32 +180,78 @@ def show(records):
         )
 
 
-def plot(records, options):
-    import matplotlib  # pylint: disable=import-outside-toplevel
+class Plot:
+    """Efficiency against block size as SVG, the law's block sizes as dashed lines."""
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as pyplot  # pylint: disable=import-outside-toplevel
+    WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 400, 64, 20, 40, 56
+    COLOURS = ("#4c78a8", "#e4572e")
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.2))
-    for index, mask in enumerate(options.mask):
-        mine = [record for record in records if record["mask"] == mask]
-        colour = f"C{index}"
-        axes.plot([record["block"] for record in mine], [record["efficiency"] for record in mine],
-                  "o-", color=colour, label=mask)  # fmt: skip
-        crossing = mine[0]["law_block"]
-        axes.axvline(crossing, color=colour, linestyle="--", linewidth=1)
-        axes.annotate(f"c = F/B: {crossing:.0f}", (crossing, 0.03), rotation=90, color=colour,
-                      xytext=(3, 0), textcoords="offset points")  # fmt: skip
-    axes.axhline(BOUND, color="grey", linewidth=0.8, linestyle=":")
-    axes.set_xscale("log", base=2)
-    axes.set_ylim(0, 1.05)
-    axes.set_xlabel("block: tokens a rank")
-    axes.set_ylabel(f"speed on {options.rate} / on an unlimited link")
-    axes.set_title(f"Ring attention, 2 hosts of one core, {options.direction.replace('_', ' + ')}, "
-                   f"{options.dtype}")  # fmt: skip
-    axes.legend(loc="lower right")
-    figure.tight_layout()
-    figure.savefig(options.plot)
+    def __init__(self, records, options):
+        blocks = [record["block"] for record in records] + [records[0]["law_block"]]
+        self.low, self.high = math.log2(min(blocks)) - 0.2, math.log2(max(blocks)) + 0.2
+        self.parts = []
+        self.text(self.LEFT, 22, f"Ring attention on two hosts of one core: {options.direction}, "
+                                 f"{options.dtype}, link {options.rate}", "font-weight='bold'")  # fmt: skip
+        self.axes()
+        for index, mask in enumerate(options.mask):
+            mine = [record for record in records if record["mask"] == mask]
+            self.curve(index, mask, mine)
+
+    def x(self, block):
+        share = (math.log2(block) - self.low) / (self.high - self.low)
+        return self.LEFT + share * (self.WIDTH - self.LEFT - self.RIGHT)
+
+    def y(self, efficiency):
+        return self.HEIGHT - self.BOTTOM - efficiency / 1.1 * (self.HEIGHT - self.TOP - self.BOTTOM)
+
+    def text(self, x, y, words, style=""):
+        self.parts.append(f"<text x='{x:.1f}' y='{y:.1f}' {style}>{html.escape(words)}</text>")
+
+    def line(self, x1, y1, x2, y2, style):
+        self.parts.append(f"<path d='M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}' fill='none' {style}/>")
+
+    def axes(self):
+        right = self.WIDTH - self.RIGHT
+        for tenth in range(0, 11, 2):
+            y = self.y(tenth / 10)
+            self.line(self.LEFT, y, right, y, "stroke='#ddd'")
+            self.text(self.LEFT - 8, y + 4, f"{tenth / 10:.1f}", "text-anchor='end'")
+        self.line(self.LEFT, self.y(BOUND), right, self.y(BOUND),
+                  "stroke='#888' stroke-dasharray='2 3'")  # fmt: skip
+        self.text(right, self.y(BOUND) + 14, f"{BOUND} from twice c on", "text-anchor='end'")
+        for power in range(math.ceil(self.low), math.floor(self.high) + 1):
+            x = self.x(2**power)
+            self.line(x, self.y(0), x, self.y(0) + 5, "stroke='#555'")
+            self.text(x, self.y(0) + 20, str(2**power), "text-anchor='middle'")
+        self.text(right, self.HEIGHT - 14, "block size: tokens a rank", "text-anchor='end'")
+        self.text(self.LEFT, 38, "speed on the slow link / on an unlimited one", "fill='#555'")
+
+    def curve(self, index, mask, records):
+        colour = self.COLOURS[index % len(self.COLOURS)]
+        crossing = records[0]["law_block"]
+        x = self.x(crossing)
+        self.line(x, self.y(0), x, self.y(1.05), f"stroke='{colour}' stroke-dasharray='6 4'")
+        self.text(x + 4, self.y(0.06 + 0.07 * index), f"{mask}: c = {crossing:.0f}",
+                  f"fill='{colour}'")  # fmt: skip
+        points = [(self.x(record["block"]), self.y(record["efficiency"])) for record in records]
+        path = "L".join(f"{px:.1f} {py:.1f}" for px, py in points)
+        self.parts.append(f"<path d='M{path}' fill='none' stroke='{colour}' stroke-width='2'/>")
+        for (px, py), record in zip(points, records):
+            self.parts.append(
+                f"<circle cx='{px:.1f}' cy='{py:.1f}' r='4' fill='{colour}'><title>block "
+                f"{record['block']}: {record['efficiency']:.3f}</title></circle>"
+            )
+        self.text(self.WIDTH - self.RIGHT, self.y(0.5) + 18 * index, mask,
+                  f"fill='{colour}' text-anchor='end'")  # fmt: skip
+
+    def save(self, path):
+        body = "\n".join(self.parts)
+        pathlib.Path(path).write_text(
+            f"<svg xmlns='http://www.w3.org/2000/svg' width='{self.WIDTH}' height='{self.HEIGHT}' "
+            f"font-family='sans-serif' font-size='13'>\n"
+            f"<rect width='100%' height='100%' fill='white'/>\n{body}\n</svg>\n",
+            encoding="utf-8",
+        )
 
 
 def main():
@@ -221,7 +270,7 @@ def main():
     else:
         show(records)
     if options.plot:
-        plot(records, options)
+        Plot(records, options).save(options.plot)
     sys.exit(not all(record["holds"] for record in records))
 
 

@@ -91,6 +91,7 @@ struct AttentionBenchmarkResult : BenchmarkResult {
   double attention_work = 1;  // pairs of the busiest rank over the mean
   double tile_work = 1;       // the same of the tiles they computed
   int64_t bytes_sent = 0;     // by all ranks, a call
+  int64_t most_sent = 0;      // of them by one rank
   // A few queries of a long cache: keys and values are read once, and reading may be the limit.
   double bytes_read = 0;         // of a call; 0: not such a problem, or several ranks
   double read_bandwidth = 0;     // of memory, by MeasureReadBandwidth in this run

@@ -100,6 +100,7 @@ class CaseRun {
     const auto sent =
         GatherDoubles(rank_.ring, static_cast<double>(rank_.ring.bytes_sent() - before));
     for (const double bytes : sent) result_.bytes_sent += static_cast<int64_t>(bytes);
+    result_.most_sent = static_cast<int64_t>(*std::ranges::max_element(sent));
     result_.tile_work =
         LargestOverMean(GatherDoubles(rank_.ring, static_cast<double>(call_->tiles())));
   }

@@ -115,6 +115,8 @@ TEST(BenchmarkAttention, CountsWorkAndBytes) {
   EXPECT_DOUBLE_EQ(contiguous.attention_work, last * 3 / pairs);
   // Block 0 goes two hops and block 1 one; each holds 30 keys and values of 8 floats at least.
   EXPECT_GE(contiguous.bytes_sent, 3 * 30 * 2 * 8 * 4);
+  EXPECT_GE(contiguous.most_sent, 2 * 30 * 2 * 8 * 4);
+  EXPECT_LT(contiguous.most_sent, contiguous.bytes_sent);
   problem.layout = Layout::kStriped;
   const auto striped = Measure({.ring = 3, .threads = 1}, {"striped", problem});
   EXPECT_LT(striped.attention_work, 1.03);

@@ -44,6 +44,7 @@ BenchRecord RecordOf(const AttentionBenchmark& benchmark, const AttentionBenchma
     record["attention_work"] = result.attention_work;
     record["tile_work"] = result.tile_work;
     record["bytes_sent"] = result.bytes_sent;
+    record["most_sent"] = result.most_sent;
   }
   if (result.bytes_read > 0) {
     record["read_gbytes"] = result.bytes_read / result.seconds / 1e9;
