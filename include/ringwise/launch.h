@@ -16,7 +16,7 @@ struct MeshOptions {
   int threads =
       0;  // a rank; 0: the cores of the affinity mask over the ranks on this host, at least 1
   double timeout_seconds = 300;  // a peer silent for so long while it is waited for has failed
-  std::string trace;             // file that a timeline of the run is written to; empty: none
+  std::string trace = {};        // file that a timeline of the run is written to; empty: none
 };
 
 // What one rank is given.
