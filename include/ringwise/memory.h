@@ -56,8 +56,8 @@ class MemoryMeter {
 size_t InHugePages(size_t bytes);
 
 // Owned memory, counted by a meter. Aligned to 64 bytes, large buffers to (huge) pages, which the
-// system takes back at once when freed; contents start undefined. Untouched pages of a large buffer cost
-// nothing, and the thread that first writes a page decides where it lives.
+// system takes back at once when freed; contents start undefined. Untouched pages of a large buffer
+// cost nothing, and the thread that first writes a page decides where it lives.
 class Buffer {
  public:
   Buffer() = default;

@@ -1,13 +1,11 @@
 #include "attention/decode_attention.h"
 
 #include <algorithm>
-#include <array>
 #include <cassert>
 #include <cmath>
-#include <limits>
 #include <numbers>
 
-#include "kernels/row_kernels.h"
+#include "kernels/row_attention.h"
 #include "ringwise/error.h"
 
 namespace ringwise {
@@ -34,27 +32,18 @@ template <class Element>
 void DecodeAttention::AttendBlock(const float* query, ConstTensorView key, ConstTensorView value,
                                   int64_t begin, int64_t kv_head,
                                   const PartialAttention& block) const {
-  const RowKernels<Element>& kernels = RowKernelsOf<Element>();
-  const int64_t count = std::min(kBlock, key.shape[0] - begin);
-  const int64_t stride = key.strides[0];
-  const Element* keys = key.at<Element>(begin, kv_head);
-  const Element* values = value.at<Element>(begin, kv_head);
+  const KeyValueRows<Element> rows = {key.at<Element>(begin, kv_head), key.strides[0],
+                                      value.at<Element>(begin, kv_head), value.strides[0],
+                                      std::min(kBlock, key.shape[0] - begin)};
   const int64_t group = shape_.heads / shape_.kv_heads;
   const double scale = shape_.scale.value_or(1.0 / std::sqrt(static_cast<double>(shape_.head_dim)));
   const auto to_base_2 = static_cast<float>(scale * std::numbers::log2e);
-  std::array<float, kBlock> scores;
   for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-    kernels.dot(keys, stride, count, query + head * shape_.head_dim, shape_.head_dim,
-                scores.data());
-    for (int64_t i = 0; i < count; ++i) scores[static_cast<size_t>(i)] *= to_base_2;
-    // Above -inf, which overflow can give: its difference from itself would be NaN.
-    const float maximum = std::max(*std::max_element(scores.begin(), scores.begin() + count),
-                                   std::numeric_limits<float>::lowest());
-    block.row_max[head] = maximum;
-    block.row_sum[head] = Exp2InPlace(scores.data(), count, maximum);
-    float* output = block.output + head * shape_.head_dim;
-    std::fill_n(output, shape_.head_dim, 0.0f);
-    kernels.add_weighted(values, stride, count, scores.data(), shape_.head_dim, output);
+    AttentionRow row{.query = query + head * shape_.head_dim,
+                     .output = block.output + head * shape_.head_dim};
+    AttendRow(rows, shape_.head_dim, shape_.head_dim, to_base_2, row);
+    block.row_max[head] = row.row_max;
+    block.row_sum[head] = row.row_sum;
   }
 }
 

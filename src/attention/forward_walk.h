@@ -194,8 +194,9 @@ class ForwardWalk {
     const TileView view = Look(of.plane, panel.queries, tile, work_.visible, kRowGroup<Operand>);
     if (view.rows.begin == view.rows.end) return;
     const bool hides = view.visible != nullptr || problem_.terms.hides() || of.stream;
+    const Rows<const Operand> seen{values.data + view.rows.begin, values.stride};
     Pending out{values, view.rows.begin, view.rows.begin,
-                hides && !AllFinite(values, value_dim_, tile.count())};
+                hides && !AllFinite(seen, value_dim_, view.rows.end - view.rows.begin)};
     const bool fuses = Fuses(panel);
     if (fuses && !panel.unseen && view.visible == nullptr && !of.stream) {
       const ScoreTile all{.rows = static_cast<int>(tile.count()),

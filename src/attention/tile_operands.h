@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "attention/tiling.h"
+#include "kernels/all_finite.h"
 #include "kernels/tile_kernels.h"
 #include "ringwise/mask.h"
 #include "ringwise/tensor.h"
@@ -52,20 +53,11 @@ Rows<const Operand> AsOperand(Rows<const Storage> rows, int64_t count, int64_t l
   }
 }
 
-// Whether no element is infinite or NaN. Hidden probabilities are 0, and 0 times such an element is
-// NaN: partial tiles that hold one are multiplied pair by visible pair.
+// Hidden probabilities are 0, and 0 times an infinite or NaN element is NaN: partial tiles that
+// hold one are multiplied pair by visible pair.
 template <class T>
 bool AllFinite(Rows<const T> rows, int64_t count, int64_t length) {
-  using Bits = std::conditional_t<std::is_same_v<T, float>, uint32_t, uint16_t>;
-  constexpr Bits kExponent = std::is_same_v<T, float> ? Bits(0x7f800000u) : Bits(0x7f80u);
-  Bits found = 0;
-  for (int64_t row = 0; row < count; ++row) {
-    for (int64_t i = 0; i < length; ++i) {
-      const auto bits = std::bit_cast<Bits>(rows.data[row * rows.stride + i]);
-      found |= (bits & kExponent) == kExponent ? Bits(1) : Bits(0);
-    }
-  }
-  return found == 0;
+  return AllFinite(rows.data, rows.stride, count, length);
 }
 
 // Rows of one batch and head of a tensor [batch, length, heads, head_dim].

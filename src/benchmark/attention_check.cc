@@ -23,11 +23,14 @@ std::string CheckBf16(const AttentionResults& results, const AttentionResults& p
       {"dv", &AttentionResults::dv}};
   for (const auto& [name, member] : kTensors) {
     if ((exact.*member).empty()) continue;
+    const double largest = LargestError(results.*member, exact.*member);
     const bool close =
         RmsError(results.*member, exact.*member) <= 1.1 * RmsError(plain.*member, exact.*member) &&
-        LargestError(results.*member, exact.*member) <=
-            2 * LargestError(plain.*member, exact.*member);
-    if (!close) return std::string(name) + " is further off than the plain formula in bf16";
+        largest <= 2 * LargestError(plain.*member, exact.*member);
+    // Of a few rows the plain formula's error may be next to nothing by chance: what f32 may be off
+    // by, which no rounding to bf16 comes near, is right as well.
+    if (!close && !(largest <= AttentionBounds{}.forward * LargestMagnitude(exact.*member)))
+      return std::string(name) + " is further off than the plain formula in bf16";
   }
   return "";
 }

@@ -1,5 +1,6 @@
 #include "ringwise/ring_attention.h"
 
+#include "attention/few_queries.h"
 #include "attention/shard_attention.h"
 #include "ring/backward_choice.h"
 #include "ring/ring_agreement.h"
@@ -26,6 +27,11 @@ AttentionStats RingAttentionForward(Context& context, Communicator& ring,
   const TraceSpan call(context.trace, TraceKind::kPhase, "attention forward");
   const AttentionShape shape = AgreeOnForward(ring, options, inputs, outputs);
   const int rank = ring.rank();
+  if (ring.size() == 1 && SuitsFewQueries(shape, options, Count(options.query_positions[0]),
+                                          Count(options.key_positions[0]))) {
+    return AttendFewQueries(context, shape, options, inputs, options.query_positions[0],
+                            options.key_positions[0], outputs);
+  }
   const auto shard = MakeShardAttentionForward(context, shape, options, inputs.query,
                                                options.query_positions[rank], outputs);
   const RingPlan plan(CallOf(options, shape), Travelling::kKeys, [&](int64_t rows) {
