@@ -16,6 +16,13 @@ namespace ringwise {
 // part of the block's format.
 inline constexpr int64_t kKeyChunk = 384;
 
+inline constexpr int kMostForwardPanels = 8;
+
+// Queries that share a walk over the keys, a multiple of kPanel. The more of them, the less often a
+// key tile is read from beyond the second cache: as many as leave room in it for their operands and
+// outputs beside a tile, and still several blocks for every thread.
+int64_t ForwardQueryBlock(const AttentionShape& shape, int64_t q_len, int threads);
+
 // The key/value block of forward. Per batch and kv_head:
 //   keys    [kv_len][padded head_dim]: left factor of the scores
 //   values  transposed by key tiles, as CutIntoBlocks makes them of kKeyChunk keys,
@@ -34,6 +41,7 @@ class ForwardBlock {
         value_dim_(shape.value_dim),
         elements_(reinterpret_cast<Element*>(bytes)) {}
 
+  int64_t value_dim() const { return value_dim_; }
   int64_t padded_head_dim() const { return RoundUp(head_dim_, kGroup); }
   int64_t HeadElements() const {
     return RoundUp(kv_len_ * (padded_head_dim() + value_dim_), kGroup);

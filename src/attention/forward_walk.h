@@ -16,12 +16,11 @@
 #include "attention/value_product.h"
 #include "core/dropout_stream.h"
 #include "kernels/dropout_bits.h"
+#include "kernels/lines_ahead.h"
 #include "kernels/tile_kernels.h"
 #include "kernels/transpose.h"
 
 namespace ringwise {
-
-inline constexpr int64_t kForwardQueryBlock = 2 * kPanel;
 
 // What every walk of one shard's forward shares.
 struct ForwardProblem {
@@ -31,6 +30,7 @@ struct ForwardProblem {
   ScoreTerms terms;
   float scale = 0;  // of scores as the kernels see them
   ConstTensorView query;
+  int64_t query_block = 0;  // see ForwardQueryBlock
 };
 
 // Forward of one query block against one key/value block, on one thread. It goes over the visible
@@ -54,16 +54,16 @@ class ForwardWalk {
         value_dim_(static_cast<int>(problem.shape.value_dim)),
         depth_(Depth(problem.shape.head_dim)) {
     Arena arena(workspace);
-    work_ = Lay(problem.shape, arena);
+    work_ = Lay(problem, arena);
   }
 
-  static size_t WorkspaceBytes(const AttentionShape& shape) {
+  static size_t WorkspaceBytes(const ForwardProblem& problem) {
     Arena counter;
-    Lay(shape, counter);
+    Lay(problem, counter);
     return counter.used();
   }
 
-  // Attends `queries` (at most kForwardQueryBlock) of one head and merges the result into `state`.
+  // Attends `queries` (at most a query block) of one head and merges the result into `state`.
   // Returns the number of key tiles that they see.
   int64_t Attend(const ForwardBlock<const Storage>& block, const KeyTiles& key_tiles, int64_t batch,
                  int64_t head, const RowBlock& queries, const PartialAttention& state,
@@ -75,16 +75,20 @@ class ForwardWalk {
     for (int p = 0; p < panels; ++p) {
       Start(of.plane, Part(queries, p * kPanel, kPanel), work_.panels[p]);
     }
-    key_tiles.ForEachVisible(of.plane, queries.positions, [&](const RowBlock& tile) {
-      const auto count = static_cast<int>(tile.count());
-      const Rows<const Operand> keys =
-          AsOperand(block.Keys(batch, kv_head, tile.begin), count, head_dim_, work_.wide_keys);
-      const Rows<const Operand> values =
-          AsOperand(block.Values(batch, kv_head, tile), value_dim_, count, work_.wide_values);
-      for (int p = 0; p < panels; ++p) AttendTile(of, keys, values, tile, work_.panels[p]);
-      ++tiles;
-      progress.Worked(count * queries.count() * (head_dim_ + value_dim_));
-    });
+    key_tiles.ForEachVisible(
+        of.plane, queries.positions, [&](const RowBlock& tile, const RowBlock* next) {
+          const auto count = static_cast<int>(tile.count());
+          const Rows<const Operand> keys =
+              AsOperand(block.Keys(batch, kv_head, tile.begin), count, head_dim_, work_.wide_keys);
+          const Rows<const Operand> values =
+              AsOperand(block.Values(batch, kv_head, tile), value_dim_, count, work_.wide_values);
+          LinesAhead ahead;
+          if (next != nullptr) LookAhead(block, batch, kv_head, *next, panels * count, ahead);
+          for (int p = 0; p < panels; ++p)
+            AttendTile(of, keys, values, tile, ahead, work_.panels[p]);
+          ++tiles;
+          progress.Worked(count * queries.count() * (head_dim_ + value_dim_));
+        });
     for (int p = 0; p < panels; ++p) {
       Panel& panel = work_.panels[p];
       Transpose(panel.output, kPanel, value_dim_, panel.columns, work_.rows, value_dim_);
@@ -122,7 +126,7 @@ class ForwardWalk {
   };
 
   struct Workspace {
-    Panel panels[kForwardQueryBlock / kPanel];
+    Panel panels[kMostForwardPanels];  // as many as a query block has
     float* scores = nullptr;           // [kStepRows][kPanel]
     float* added = nullptr;            // [kStepRows][kPanel]: see ScoreTerms
     Operand* probabilities = nullptr;  // packed [kKeyChunk][kPanel]
@@ -149,9 +153,11 @@ class ForwardWalk {
     return static_cast<int>(RoundUp(head_dim, kRowGroup<Operand>));
   }
 
-  static Workspace Lay(const AttentionShape& shape, Arena& arena) {
+  static Workspace Lay(const ForwardProblem& problem, Arena& arena) {
+    const AttentionShape& shape = problem.shape;
     Workspace work;
-    for (Panel& panel : work.panels) {
+    for (int64_t p = 0; p < problem.query_block / kPanel; ++p) {
+      Panel& panel = work.panels[p];
       panel.query = arena.Take<Operand>(Depth(shape.head_dim) * kPanel);
       panel.output = arena.Take<float>(shape.value_dim * kPanel);
     }
@@ -189,8 +195,21 @@ class ForwardWalk {
     panel.unseen = true;
   }
 
+  // The tile that comes next, spread over the register tiles of `rows` rows of scores.
+  static void LookAhead(const ForwardBlock<const Storage>& block, int64_t batch, int64_t kv_head,
+                        const RowBlock& next, int64_t rows, LinesAhead& ahead) {
+    const auto bytes = [&](int64_t width) {
+      return next.count() * width * static_cast<int64_t>(sizeof(Storage));
+    };
+    const Rows<const Storage> keys = block.Keys(batch, kv_head, next.begin);
+    const Rows<const Storage> values = block.Values(batch, kv_head, next);
+    ahead.Start(rows / 6);
+    ahead.Add(keys.data, 0, 1, bytes(keys.stride));
+    ahead.Add(values.data, 0, 1, bytes(block.value_dim()));
+  }
+
   void AttendTile(const Head& of, Rows<const Operand> keys, Rows<const Operand> values,
-                  const RowBlock& tile, Panel& panel) const {
+                  const RowBlock& tile, LinesAhead& ahead, Panel& panel) const {
     const TileView view = Look(of.plane, panel.queries, tile, work_.visible, kRowGroup<Operand>);
     if (view.rows.begin == view.rows.end) return;
     const bool hides = view.visible != nullptr || problem_.terms.hides() || of.stream;
@@ -202,7 +221,7 @@ class ForwardWalk {
       const ScoreTile all{.rows = static_cast<int>(tile.count()),
                           .columns = panel.columns,
                           .scale = problem_.scale};
-      if (AttendFused(keys, all, work_.probabilities, panel)) {
+      if (AttendFused(keys, all, work_.probabilities, ahead, panel)) {
         return Flush(view.rows.end, out, panel);
       }
     }
@@ -225,7 +244,7 @@ class ForwardWalk {
       }
       const Rows<const Operand> rows{keys.data + row * keys.stride, keys.stride};
       Operand* p = work_.probabilities + (row - out.first) * kPanel;
-      if (!(fuses && !panel.unseen && !out.careful && AttendFused(rows, scores, p, panel))) {
+      if (!(fuses && !panel.unseen && !out.careful && AttendFused(rows, scores, p, ahead, panel))) {
         kernels_.product(rows.data, rows.stride, panel.query, kPanel, scores.rows, panel.columns,
                          depth_, work_.scores, kPanel, false);
         if (!problem_.terms.none()) ApplyTerms(of, step_keys, panel, row, scores);
@@ -242,12 +261,12 @@ class ForwardWalk {
   }
 
   // AttendStep without scores in memory. False, and nothing done, if the reference has to move.
-  bool AttendFused(Rows<const Operand> keys, const ScoreTile& tile, Operand* p,
+  bool AttendFused(Rows<const Operand> keys, const ScoreTile& tile, Operand* p, LinesAhead& ahead,
                    Panel& panel) const {
     float sums[kPanel];
     float weights[kPanel];
     kernels_.product_softmax(keys.data, keys.stride, panel.query, depth_, tile, panel.row_max, p,
-                             sums, weights);
+                             sums, weights, ahead);
     bool fits = true;
     for (int i = 0; i < panel.columns; ++i) fits &= sums[i] <= kMostSum;
     if (fits) AddSums(sums, weights, panel);

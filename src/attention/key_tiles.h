@@ -22,7 +22,8 @@ class KeyTiles {
     stretches_.push_back(tiles_.size());
   }
 
-  // Calls visit(tile) for every tile of which `queries` see a key, in order.
+  // Calls visit(tile, next) for every tile of which `queries` see a key, in order. `next` is the
+  // tile that comes after it, if any, which they may not see.
   template <class Visit>
   void ForEachVisible(const MaskPlane& plane, const PositionRun& queries,
                       const Visit& visit) const {
@@ -33,7 +34,8 @@ class KeyTiles {
           tiles_.begin() + static_cast<std::ptrdiff_t>(stretches_[stretch]), end,
           [&](const RowBlock& other) { return other.positions.last() < hull.begin; });
       for (; tile != end && tile->positions.start < hull.end; ++tile) {
-        if (Classify(plane, queries, tile->positions) != TileKind::kEmpty) visit(*tile);
+        if (Classify(plane, queries, tile->positions) == TileKind::kEmpty) continue;
+        visit(*tile, tile + 1 == end ? nullptr : &*(tile + 1));
       }
     }
   }

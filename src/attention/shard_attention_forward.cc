@@ -36,10 +36,11 @@ class TiledForward final : public ShardAttentionForward {
                  options.dropout,
                  ScoreTerms(shape, options),
                  ScoreTerms(shape, options).none() ? ScaleToBase2(shape, options) : 1.0f,
-                 query},
+                 query,
+                 ForwardQueryBlock(shape, Count(query_positions), context.team.size())},
         sinks_(options.sinks),
         q_len_(Count(query_positions)),
-        query_blocks_(CutIntoBlocks(query_positions, kForwardQueryBlock)) {
+        query_blocks_(CutIntoBlocks(query_positions, problem_.query_block)) {
     const int64_t rows = shape.batch * shape.heads * q_len_;
     state_ = outputs.output;
     if (state_.dtype != DType::kF32) {
@@ -94,7 +95,7 @@ class TiledForward final : public ShardAttentionForward {
   }
 
   AttentionStats stats() const override {
-    return {std::accumulate(tiles_.begin(), tiles_.end(), int64_t{0}), kForwardQueryBlock,
+    return {std::accumulate(tiles_.begin(), tiles_.end(), int64_t{0}), problem_.query_block,
             kKeyChunk};
   }
 
@@ -174,7 +175,7 @@ class TiledForward final : public ShardAttentionForward {
     const KeyTiles key_tiles(key_positions, kKeyChunk);
     const Order order(problem_.mask, problem_.shape, query_blocks_, key_positions);
     for (Buffer& workspace : workspaces_) {
-      GrowBuffer(context_.meter, InHugePages(Walk::WorkspaceBytes(problem_.shape)), workspace);
+      GrowBuffer(context_.meter, InHugePages(Walk::WorkspaceBytes(problem_)), workspace);
     }
     std::vector<ProgressCounter> counters;
     counters.reserve(static_cast<size_t>(context_.team.size()));

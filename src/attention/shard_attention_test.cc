@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "attention/attention_oracle.h"
+#include "attention/forward_block.h"
 #include "attention/shard_case.h"
 #include "ringwise/error.h"
 #include "ringwise/random.h"
@@ -312,6 +313,19 @@ TEST(ShardAttention, AnOddRunHasNoPartner) {
         ASSERT_FALSE(std::isnan(results.output[i])) << Name(dtype) << " " << i;
       }
     }
+  }
+}
+
+// Enough queries a thread that forward's blocks have all the panels they may.
+TEST(ShardAttention, BlocksOfManyPanels) {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    ShardCase c{.heads = 8, .kv_heads = 2, .head_dim = 20, .dtype = dtype, .threads = 1};
+    c.queries = {{100, 601, 1}};
+    c.key_blocks = {Contiguous(450), {{450, 251, 1}}};
+    c.options.mask.causal = true;
+    c.options.mask.window_left = 300;
+    EXPECT_EQ(ForwardQueryBlock(c.shape(), c.q_len(), c.threads), kMostForwardPanels * kPanel);
+    Check(c);
   }
 }
 

@@ -147,8 +147,8 @@ template <int kRows, bool kMasked, bool kDrops>
 }
 
 template <bool kMasked, bool kDrops>
-void ProductSoftmax(const bf16* keys, int64_t stride, int k, const ScoreTile& tile,
-                    SoftmaxTile at) {
+void ProductSoftmax(const bf16* keys, int64_t stride, int k, const ScoreTile& tile, SoftmaxTile at,
+                    LinesAhead& ahead) {
   using Function = decltype(&SoftmaxOfProduct<1, kMasked, kDrops>);
   constexpr Function kByRows[kTileRows + 1] = {
       nullptr,
@@ -163,6 +163,7 @@ void ProductSoftmax(const bf16* keys, int64_t stride, int k, const ScoreTile& ti
   while (row < tile.rows) {
     const int rows = TileRowsOf(tile.rows - row);
     kByRows[rows](keys + row * stride, stride, k, tile, row, at);
+    ahead.Fetch();
     at.p += rows * kPanel;
     row += rows;
   }
@@ -170,14 +171,14 @@ void ProductSoftmax(const bf16* keys, int64_t stride, int k, const ScoreTile& ti
 
 inline void AnyProductSoftmax(const bf16* keys, int64_t stride, const bf16* query, int k,
                               const ScoreTile& tile, const float* reference, bf16* p, float* sums,
-                              float* weights) {
+                              float* weights, LinesAhead& ahead) {
   const auto softmax =
       tile.kept      ? tile.visible ? &ProductSoftmax<true, true> : &ProductSoftmax<false, true>
            : tile.visible ? &ProductSoftmax<true, false>
                      : &ProductSoftmax<false, false>;
   std::fill_n(sums, kPanel, 0.0f);
   std::fill_n(weights, kPanel, 0.0f);
-  softmax(keys, stride, k, tile, {query, reference, p, sums, weights});
+  softmax(keys, stride, k, tile, {query, reference, p, sums, weights}, ahead);
 }
 
 }  // namespace ringwise::native_bf16

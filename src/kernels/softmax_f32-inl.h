@@ -126,8 +126,8 @@ HWY_NOINLINE void SoftmaxOfProduct(const float* keys, int64_t stride, int k, con
 }
 
 template <bool kMasked, bool kDrops>
-void ProductSoftmax(const float* keys, int64_t stride, int k, const ScoreTile& tile,
-                    SoftmaxTile at) {
+void ProductSoftmax(const float* keys, int64_t stride, int k, const ScoreTile& tile, SoftmaxTile at,
+                    LinesAhead& ahead) {
   using Function = decltype(&SoftmaxOfProduct<1, kMasked, kDrops>);
   constexpr Function kByRows[kTileRows + 1] = {
       nullptr,
@@ -142,6 +142,7 @@ void ProductSoftmax(const float* keys, int64_t stride, int k, const ScoreTile& t
   while (row < tile.rows) {
     const int rows = TileRowsOf(tile.rows - row);
     kByRows[rows](keys + row * stride, stride, k, tile, row, at);
+    ahead.Fetch();
     at.p += rows * kPanel;
     row += rows;
   }
@@ -149,7 +150,7 @@ void ProductSoftmax(const float* keys, int64_t stride, int k, const ScoreTile& t
 
 inline void AnyProductSoftmax(const float* keys, int64_t stride, const float* query, int k,
                               const ScoreTile& tile, const float* reference, float* p, float* sums,
-                              float* weights) {
+                              float* weights, LinesAhead& ahead) {
   const auto softmax =
       tile.kept      ? tile.visible ? &ProductSoftmax<true, true> : &ProductSoftmax<false, true>
            : tile.visible ? &ProductSoftmax<true, false>
@@ -157,7 +158,7 @@ inline void AnyProductSoftmax(const float* keys, int64_t stride, const float* qu
   std::fill_n(sums, kPanel, 0.0f);
   for (int column = 0; column < kPanel; column += kTileVectors * kWidth) {
     softmax(keys, stride, k, tile,
-            {query + column, reference + column, p + column, sums + column, column});
+            {query + column, reference + column, p + column, sums + column, column}, ahead);
   }
   std::copy_n(sums, kPanel, weights);
 }

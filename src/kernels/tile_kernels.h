@@ -84,7 +84,7 @@ struct TileKernels {
   // sums tell of it, infinite or NaN ones too.
   void (*product_softmax)(const Operand* keys, int64_t stride, const Operand* query, int k,
                           const ScoreTile& tile, const float* reference, Operand* p, float* sums,
-                          float* weights);
+                          float* weights, LinesAhead& ahead);
 
   // p = 2^(scale * score - logsumexp[column]) where visible, else 0
   // ds = p (dp' - delta[column]) slopes, with dp' = dropout_factor * dp where kept, else 0

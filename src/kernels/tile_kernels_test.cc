@@ -203,8 +203,9 @@ TYPED_TEST(TileKernelsTest, ProductSoftmax) {
           kernels.softmax(tile, reference.data(), expected_p.data(), expected_sums.data(),
                           expected_weights.data(), excess.data());
           tile.scores = nullptr;
+          LinesAhead ahead;
           kernels.product_softmax(keys.data(), kStride, query.data(), kDepth, tile,
-                                  reference.data(), p.data(), sums.data(), weights.data());
+                                  reference.data(), p.data(), sums.data(), weights.data(), ahead);
           for (int column = 0; column < columns; ++column) {
             SCOPED_TRACE(column);
             EXPECT_EQ(sums[column], expected_sums[column]);
