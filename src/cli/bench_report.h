@@ -31,6 +31,7 @@ template <class Benchmark>
 std::vector<Benchmark> ChosenCases(const std::vector<Benchmark>& all, const BenchFlags& flags) {
   if (flags.cases.empty()) return all;
   std::vector<std::string> names;
+  names.reserve(all.size());
   for (const Benchmark& benchmark : all) names.push_back(benchmark.name);
   std::vector<Benchmark> chosen;
   for (const size_t index : SelectCases(names, flags.cases)) chosen.push_back(all[index]);
