@@ -16,8 +16,8 @@
 namespace ringwise {
 namespace {
 
-constexpr int64_t kMostRows = 64;    // that share a kv_head
-constexpr int64_t kLeastKeys = 512;  // below, packing them takes no time either
+constexpr int64_t kMostRows = 64;  // that share a kv_head
+constexpr int64_t kLeastKeys = 16384;
 // Keys that the mask is asked about at once.
 constexpr int64_t kTileKeys = 256;
 // Keys that all rows of all heads read before the next: memory is read in order, a few rows of the

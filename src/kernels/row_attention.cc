@@ -82,13 +82,14 @@ V FewDots(const Element* rows, int64_t stride, int64_t count, const float* query
 }
 
 // output += weights[0] values[0] + weights[1] values[1] + ..., kVectors columns at once in
-// registers.
+// registers. The terms add up by themselves first: so rounding grows with the root of the steps,
+// not of the keys.
 template <int kVectors, class Element>
 void AddColumns(const Element* values, int64_t stride, int64_t count, const float* weights,
                 float* output) {
   const D d;
   V sums[kVectors];
-  for (int v = 0; v < kVectors; ++v) sums[v] = hn::LoadU(d, output + v * kWidth);
+  for (int v = 0; v < kVectors; ++v) sums[v] = hn::Zero(d);
   for (int64_t row = 0; row < count; ++row) {
     const Element* from = values + row * stride;
     const V weight = hn::Set(d, weights[row]);
@@ -96,7 +97,10 @@ void AddColumns(const Element* values, int64_t stride, int64_t count, const floa
       sums[v] = hn::MulAdd(weight, Widened(from + v * kWidth), sums[v]);
     }
   }
-  for (int v = 0; v < kVectors; ++v) hn::StoreU(sums[v], d, output + v * kWidth);
+  for (int v = 0; v < kVectors; ++v) {
+    float* to = output + v * kWidth;
+    hn::StoreU(hn::Add(hn::LoadU(d, to), sums[v]), d, to);
+  }
 }
 
 template <class Element>
@@ -149,7 +153,9 @@ void Attend(const KeyValueRows<Element>& rows, int64_t head_dim, int64_t value_d
       // Above -inf, which overflow can give: its difference from itself would be NaN.
       Move(std::max(maximum, std::numeric_limits<float>::lowest()), value_dim, row);
     }
-    const V p = hn::IfThenElseZero(lanes, Exp2(hn::Sub(t, hn::Set(d, row.row_max))));
+    // Not from t, which is rounded: where logits are large that would be a large part of p.
+    const V exponent = hn::MulSub(dots, hn::Set(d, scale), hn::Set(d, row.row_max));
+    const V p = hn::IfThenElseZero(lanes, Exp2(exponent));
     row.row_sum += hn::GetLane(hn::SumOfLanes(d, p));
     float weights[kWidth];
     hn::StoreU(p, d, weights);
