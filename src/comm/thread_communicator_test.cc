@@ -20,6 +20,10 @@ thread_local int failing_allocation = 0;
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
 }
+// The address sanitizer's own would not pair with the delete below.
+[[gnu::noinline]] void* operator new(size_t size, const std::nothrow_t&) noexcept {
+  return std::malloc(size > 0 ? size : 1);
+}
 [[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
 [[gnu::noinline]] void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 

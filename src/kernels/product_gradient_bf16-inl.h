@@ -4,6 +4,7 @@
 // tile_kernels_bf16.cc.
 #include <cstdint>
 
+#include "kernels/register_tiles.h"
 #include "kernels/score_gradient_bf16-inl.h"
 #include "kernels/tile_product_bf16-inl.h"
 
@@ -50,7 +51,7 @@ template <int kRows, bool kMasked>
 
 // ds = powers (left right - delta), in rows and packed.
 template <int kRows, bool kMasked>
-[[gnu::noinline]] void GradientsOfProduct(const PanelFactors<bf16>& factors, float /*scale*/,
+[[gnu::noinline]] void GradientsOfProduct(const PanelFactors<bf16>& factors,
                                           const GradientTile& at) {
   __m512 dp[kRows][kTileVectors];
   MultiplyTile(factors.left, factors.stride, factors.right, kPanel, factors.k, dp);
@@ -77,22 +78,21 @@ template <int kRows, bool kMasked>
   }
 }
 
-using OfProduct = void (*)(const PanelFactors<bf16>&, float, const GradientTile&);
-
-// All rows of the tile; `by_rows[n]` does n of them.
-inline void ForRegisterTiles(const OfProduct* by_rows, PanelFactors<bf16> factors,
-                             const ScoreTile& tile, GradientTile at, LinesAhead& ahead) {
-  for (int row = 0; row < tile.rows;) {
-    const int rows = TileRowsOf(tile.rows - row);
-    by_rows[rows](factors, tile.scale, at);
+// All rows of the tile: of_product(rows, factors, tile).
+template <class OfProduct>
+void ForRegisterTiles(const PanelFactors<bf16>& factors, const ScoreTile& tile,
+                      const GradientTile& whole, LinesAhead& ahead, const OfProduct& of_product) {
+  ForEachRegisterTile(tile.rows, [&](auto rows, int first) {
+    PanelFactors<bf16> part = factors;
+    part.left += first * part.stride;
+    GradientTile at = whole;
+    if (at.visible != nullptr) at.visible += first;
+    at.powers += first * kPanel;
+    at.rounded += first * at.ld;
+    if (at.packed != nullptr) at.packed += first * kPanel;
+    of_product(rows, part, at);
     ahead.Fetch();
-    row += rows;
-    factors.left += rows * factors.stride;
-    if (at.visible != nullptr) at.visible += rows;
-    at.powers += rows * kPanel;
-    at.rounded += rows * at.ld;
-    if (at.packed != nullptr) at.packed += rows * kPanel;
-  }
+  });
 }
 
 template <bool kMasked>
@@ -100,27 +100,15 @@ void ProductSoftmaxGradient(const PanelFactors<bf16>& scores, const PanelFactors
                             const ScoreTile& tile, const float* logsumexp, const float* delta,
                             float* powers, bf16* p, bf16* ds, int64_t ld, bf16* packed_ds,
                             LinesAhead& ahead) {
-  static constexpr OfProduct kPowers[kTileRows + 1] = {
-      nullptr,
-      &PowersOfProduct<1, kMasked>,
-      &PowersOfProduct<2, kMasked>,
-      &PowersOfProduct<3, kMasked>,
-      &PowersOfProduct<4, kMasked>,
-      &PowersOfProduct<5, kMasked>,
-      &PowersOfProduct<6, kMasked>,
-  };
-  static constexpr OfProduct kGradients[kTileRows + 1] = {
-      nullptr,
-      &GradientsOfProduct<1, kMasked>,
-      &GradientsOfProduct<2, kMasked>,
-      &GradientsOfProduct<3, kMasked>,
-      &GradientsOfProduct<4, kMasked>,
-      &GradientsOfProduct<5, kMasked>,
-      &GradientsOfProduct<6, kMasked>,
-  };
   // One after the other over all rows: each has its right factor in the nearest cache then.
-  ForRegisterTiles(kPowers, scores, tile, {tile.visible, logsumexp, powers, p, ld, nullptr}, ahead);
-  ForRegisterTiles(kGradients, dp, tile, {tile.visible, delta, powers, ds, ld, packed_ds}, ahead);
+  ForRegisterTiles(scores, tile, {tile.visible, logsumexp, powers, p, ld, nullptr}, ahead,
+                   [&](auto rows, const PanelFactors<bf16>& factors, const GradientTile& at) {
+                     PowersOfProduct<rows.value, kMasked>(factors, tile.scale, at);
+                   });
+  ForRegisterTiles(dp, tile, {tile.visible, delta, powers, ds, ld, packed_ds}, ahead,
+                   [&](auto rows, const PanelFactors<bf16>& factors, const GradientTile& at) {
+                     GradientsOfProduct<rows.value, kMasked>(factors, at);
+                   });
 }
 
 inline void AnyProductSoftmaxGradient(const PanelFactors<bf16>& scores,

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "kernels/register_tiles.h"
 #include "kernels/tile_product_f32-inl.h"
 #include "kernels/tile_vectors_f32-inl.h"
 
@@ -52,8 +53,7 @@ HWY_NOINLINE void PowersOfProduct(const PanelFactors<float>& factors, float scal
 
 // ds = p (left right - delta), in rows and packed.
 template <int kRows, bool kMasked>
-HWY_NOINLINE void GradientsOfProduct(const PanelFactors<float>& factors, float /*scale*/,
-                                     const GradientTile& at) {
+HWY_NOINLINE void GradientsOfProduct(const PanelFactors<float>& factors, const GradientTile& at) {
   const D d;
   V dp[kRows][kTileVectors];
   MultiplyTile(factors.left, factors.stride, factors.right, kPanel, factors.k, dp);
@@ -74,31 +74,25 @@ HWY_NOINLINE void GradientsOfProduct(const PanelFactors<float>& factors, float /
   }
 }
 
-using OfProduct = void (*)(const PanelFactors<float>&, float, const GradientTile&);
-
-// All rows of the tile, a register tile's columns after the other; `by_rows[n]` does n rows.
-inline void ForRegisterTiles(const OfProduct* by_rows, const PanelFactors<float>& factors,
-                             const ScoreTile& tile, const GradientTile& whole, LinesAhead& ahead) {
+// All rows of the tile, a register tile's columns after the other: of_product(rows, factors, tile).
+template <class OfProduct>
+void ForRegisterTiles(const PanelFactors<float>& factors, const ScoreTile& tile,
+                      const GradientTile& whole, LinesAhead& ahead, const OfProduct& of_product) {
   for (int column = 0; column < kPanel; column += kTileVectors * kWidth) {
-    PanelFactors<float> part = factors;
-    part.right += column;
-    GradientTile at = whole;
-    at.column = column;
-    at.column_term += column;
-    at.p += column;
-    at.ds += column;
-    at.packed_ds += column;
-    for (int row = 0; row < tile.rows;) {
-      const int rows = TileRowsOf(tile.rows - row);
-      by_rows[rows](part, tile.scale, at);
+    ForEachRegisterTile(tile.rows, [&](auto rows, int first) {
+      PanelFactors<float> part = factors;
+      part.left += first * part.stride;
+      part.right += column;
+      GradientTile at = whole;
+      if (at.visible != nullptr) at.visible += first;
+      at.column = column;
+      at.column_term += column;
+      at.p += first * at.ld + column;
+      at.ds += first * at.ld + column;
+      at.packed_ds += first * kPanel + column;
+      of_product(rows, part, at);
       ahead.Fetch();
-      row += rows;
-      part.left += rows * part.stride;
-      if (at.visible != nullptr) at.visible += rows;
-      at.p += rows * at.ld;
-      at.ds += rows * at.ld;
-      at.packed_ds += rows * kPanel;
-    }
+    });
   }
 }
 
@@ -106,28 +100,15 @@ template <bool kMasked>
 void ProductSoftmaxGradient(const PanelFactors<float>& scores, const PanelFactors<float>& dp,
                             const ScoreTile& tile, const float* logsumexp, const float* delta,
                             float* p, float* ds, int64_t ld, float* packed_ds, LinesAhead& ahead) {
-  static constexpr OfProduct kPowers[kTileRows + 1] = {
-      nullptr,
-      &PowersOfProduct<1, kMasked>,
-      &PowersOfProduct<2, kMasked>,
-      &PowersOfProduct<3, kMasked>,
-      &PowersOfProduct<4, kMasked>,
-      &PowersOfProduct<5, kMasked>,
-      &PowersOfProduct<6, kMasked>,
-  };
-  static constexpr OfProduct kGradients[kTileRows + 1] = {
-      nullptr,
-      &GradientsOfProduct<1, kMasked>,
-      &GradientsOfProduct<2, kMasked>,
-      &GradientsOfProduct<3, kMasked>,
-      &GradientsOfProduct<4, kMasked>,
-      &GradientsOfProduct<5, kMasked>,
-      &GradientsOfProduct<6, kMasked>,
-  };
   // One after the other over all rows: each has its right factor in the nearest cache then.
-  ForRegisterTiles(kPowers, scores, tile, {tile.visible, 0, logsumexp, p, ds, ld, packed_ds},
-                   ahead);
-  ForRegisterTiles(kGradients, dp, tile, {tile.visible, 0, delta, p, ds, ld, packed_ds}, ahead);
+  ForRegisterTiles(scores, tile, {tile.visible, 0, logsumexp, p, ds, ld, packed_ds}, ahead,
+                   [&](auto rows, const PanelFactors<float>& factors, const GradientTile& at) {
+                     PowersOfProduct<rows.value, kMasked>(factors, tile.scale, at);
+                   });
+  ForRegisterTiles(dp, tile, {tile.visible, 0, delta, p, ds, ld, packed_ds}, ahead,
+                   [&](auto rows, const PanelFactors<float>& factors, const GradientTile& at) {
+                     GradientsOfProduct<rows.value, kMasked>(factors, at);
+                   });
 }
 
 inline void AnyProductSoftmaxGradient(const PanelFactors<float>& scores,

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "kernels/register_tiles.h"
 #include "kernels/tile_product_bf16-inl.h"
 #include "kernels/tile_vectors_bf16-inl.h"
 
@@ -135,11 +136,11 @@ template <int kRows, bool kMasked, bool kDrops>
       __m512i pairs = Pair(halves);
       weight = _mm512_dpbf16_ps(weight, (__m512bh)pairs, ones);
       if constexpr (kDrops) {
-        const __mmask32 kept = lanes(tile.kept, row, column) |
-                               static_cast<__mmask32>(lanes(tile.kept, row + 1, column)) << 16;
-        pairs = Pair(_mm512_maskz_mov_epi16(kept, halves));
+        const uint64_t* kept = tile.kept + first + row;
+        const uint64_t below = row + 1 < kRows ? kept[1] : 0;
+        pairs = Pair(_mm512_maskz_mov_epi16(BothLanes(column, kept[0], below), halves));
       }
-      _mm512_storeu_si512(at.p + row * kPanel + 2 * column, pairs);
+      _mm512_storeu_si512(at.p + (first + row) * kPanel + 2 * column, pairs);
     }
     _mm512_storeu_ps(at.sums + column, sum);
     _mm512_storeu_ps(at.weights + column, weight);
@@ -147,26 +148,13 @@ template <int kRows, bool kMasked, bool kDrops>
 }
 
 template <bool kMasked, bool kDrops>
-void ProductSoftmax(const bf16* keys, int64_t stride, int k, const ScoreTile& tile, SoftmaxTile at,
-                    LinesAhead& ahead) {
-  using Function = decltype(&SoftmaxOfProduct<1, kMasked, kDrops>);
-  constexpr Function kByRows[kTileRows + 1] = {
-      nullptr,
-      &SoftmaxOfProduct<1, kMasked, kDrops>,
-      &SoftmaxOfProduct<2, kMasked, kDrops>,
-      &SoftmaxOfProduct<3, kMasked, kDrops>,
-      &SoftmaxOfProduct<4, kMasked, kDrops>,
-      &SoftmaxOfProduct<5, kMasked, kDrops>,
-      &SoftmaxOfProduct<6, kMasked, kDrops>,
-  };
-  int row = 0;
-  while (row < tile.rows) {
-    const int rows = TileRowsOf(tile.rows - row);
-    kByRows[rows](keys + row * stride, stride, k, tile, row, at);
+void ProductSoftmax(const bf16* keys, int64_t stride, int k, const ScoreTile& tile,
+                    const SoftmaxTile& at, LinesAhead& ahead) {
+  ForEachRegisterTile(tile.rows, [&](auto rows, int first) {
+    SoftmaxOfProduct<rows.value, kMasked, kDrops>(keys + first * stride, stride, k, tile, first,
+                                                  at);
     ahead.Fetch();
-    at.p += rows * kPanel;
-    row += rows;
-  }
+  });
 }
 
 inline void AnyProductSoftmax(const bf16* keys, int64_t stride, const bf16* query, int k,

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "kernels/register_tiles.h"
 #include "kernels/tile_product_f32-inl.h"
 #include "kernels/tile_vectors_f32-inl.h"
 
@@ -119,33 +120,20 @@ HWY_NOINLINE void SoftmaxOfProduct(const float* keys, int64_t stride, int k, con
       if constexpr (kDrops) {
         power = hn::IfThenElseZero(Lanes(at.column + column, tile.kept[first + row]), power);
       }
-      hn::StoreU(power, d, at.p + row * kPanel + column);
+      hn::StoreU(power, d, at.p + (first + row) * kPanel + column);
     }
     hn::StoreU(sum, d, at.sums + column);
   }
 }
 
 template <bool kMasked, bool kDrops>
-void ProductSoftmax(const float* keys, int64_t stride, int k, const ScoreTile& tile, SoftmaxTile at,
-                    LinesAhead& ahead) {
-  using Function = decltype(&SoftmaxOfProduct<1, kMasked, kDrops>);
-  constexpr Function kByRows[kTileRows + 1] = {
-      nullptr,
-      &SoftmaxOfProduct<1, kMasked, kDrops>,
-      &SoftmaxOfProduct<2, kMasked, kDrops>,
-      &SoftmaxOfProduct<3, kMasked, kDrops>,
-      &SoftmaxOfProduct<4, kMasked, kDrops>,
-      &SoftmaxOfProduct<5, kMasked, kDrops>,
-      &SoftmaxOfProduct<6, kMasked, kDrops>,
-  };
-  int row = 0;
-  while (row < tile.rows) {
-    const int rows = TileRowsOf(tile.rows - row);
-    kByRows[rows](keys + row * stride, stride, k, tile, row, at);
+void ProductSoftmax(const float* keys, int64_t stride, int k, const ScoreTile& tile,
+                    const SoftmaxTile& at, LinesAhead& ahead) {
+  ForEachRegisterTile(tile.rows, [&](auto rows, int first) {
+    SoftmaxOfProduct<rows.value, kMasked, kDrops>(keys + first * stride, stride, k, tile, first,
+                                                  at);
     ahead.Fetch();
-    at.p += rows * kPanel;
-    row += rows;
-  }
+  });
 }
 
 inline void AnyProductSoftmax(const float* keys, int64_t stride, const float* query, int k,

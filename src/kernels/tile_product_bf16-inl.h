@@ -1,15 +1,14 @@
 #pragma once
 
 // The register tile of the bf16 products: a part of tile_kernels_bf16.cc.
-#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/register_tiles.h"
 #include "kernels/tile_vectors_bf16-inl.h"
 
 namespace ringwise::native_bf16 {
 
-inline constexpr int kTileRows = 6;
 inline constexpr int kTileVectors = 4;
 
 // Two neighbours along the sum, in every lane.
@@ -18,10 +17,6 @@ inline __m512bh BroadcastPair(const bf16* pair) {
   std::memcpy(&word, pair, sizeof(word));
   return (__m512bh)_mm512_set1_epi32(word);
 }
-
-// The rows of the next register tile, of `rows` that are left. Eight are better cut in halves than
-// into six and two.
-inline int TileRowsOf(int rows) { return rows == kTileRows + 2 ? 4 : std::min(rows, kTileRows); }
 
 // sums = a b over kRows rows of a and kVectors vectors of b's rows.
 template <int kRows, int kVectors>
@@ -70,23 +65,10 @@ void TileProduct(const bf16* a, int64_t lda, const bf16* b, int64_t ldb, int k, 
 template <int kVectors>
 void ProductColumns(const bf16* a, int64_t lda, const bf16* b, int64_t ldb, int m, int k, float* c,
                     int64_t ldc, bool accumulate) {
-  using Function = decltype(&TileProduct<1, kVectors>);
-  constexpr Function kByRows[kTileRows + 1] = {
-      nullptr,
-      &TileProduct<1, kVectors>,
-      &TileProduct<2, kVectors>,
-      &TileProduct<3, kVectors>,
-      &TileProduct<4, kVectors>,
-      &TileProduct<5, kVectors>,
-      &TileProduct<6, kVectors>,
-  };
-  while (m > 0) {
-    const int rows = TileRowsOf(m);
-    kByRows[rows](a, lda, b, ldb, k, c, ldc, accumulate);
-    a += rows * lda;
-    c += rows * ldc;
-    m -= rows;
-  }
+  ForEachRegisterTile(m, [&](auto rows, int first) {
+    TileProduct<rows.value, kVectors>(a + first * lda, lda, b, ldb, k, c + first * ldc, ldc,
+                                      accumulate);
+  });
 }
 
 inline void Product(const bf16* a, int64_t lda, const bf16* b, int64_t ldb, int m, int n, int k,

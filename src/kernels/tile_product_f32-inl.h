@@ -9,24 +9,19 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/register_tiles.h"
 #include "kernels/tile_vectors_f32-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace ringwise {
 namespace HWY_NAMESPACE {
 
-// The register tile: sums of kTileRows x kTileVectors vectors, beside one row of b and one element
-// of a, fill the 16 or 32 registers.
-inline constexpr int kTileRows = 6;
+// Vectors of the register tile's rows, for 16 or 32 registers: see kTileRows.
 #if HWY_TARGET == HWY_AVX2
 inline constexpr int kTileVectors = 2;
 #else
 inline constexpr int kTileVectors = 4;
 #endif
-
-// The rows of the next register tile, of `rows` that are left. Eight are better cut in halves than
-// into six and two.
-inline int TileRowsOf(int rows) { return rows == kTileRows + 2 ? 4 : std::min(rows, kTileRows); }
 
 // sums = a b over kRows rows of a and kVectors vectors of b's rows.
 template <int kRows, int kVectors>
@@ -72,23 +67,10 @@ HWY_NOINLINE void TileProduct(const float* HWY_RESTRICT a, int64_t lda, const fl
 template <int kVectors>
 void ProductColumns(const float* a, int64_t lda, const float* b, int64_t ldb, int m, int k,
                     float* c, int64_t ldc, bool accumulate) {
-  using Function = decltype(&TileProduct<1, kVectors>);
-  constexpr Function kByRows[kTileRows + 1] = {
-      nullptr,
-      &TileProduct<1, kVectors>,
-      &TileProduct<2, kVectors>,
-      &TileProduct<3, kVectors>,
-      &TileProduct<4, kVectors>,
-      &TileProduct<5, kVectors>,
-      &TileProduct<6, kVectors>,
-  };
-  while (m > 0) {
-    const int rows = TileRowsOf(m);
-    kByRows[rows](a, lda, b, ldb, k, c, ldc, accumulate);
-    a += rows * lda;
-    c += rows * ldc;
-    m -= rows;
-  }
+  ForEachRegisterTile(m, [&](auto rows, int first) {
+    TileProduct<rows.value, kVectors>(a + first * lda, lda, b, ldb, k, c + first * ldc, ldc,
+                                      accumulate);
+  });
 }
 
 inline void Product(const float* a, int64_t lda, const float* b, int64_t ldb, int m, int n, int k,
