@@ -105,9 +105,9 @@ class ForwardWalk {
   static constexpr int kStepRows = 48;
   // Probabilities up to 2^8 lose nothing: f32 has room for their sums and products.
   static constexpr float kSlack = 8.0f;
-  // The same for a tile of probabilities, all of which may be 1.
-  static constexpr float kMostSum = 512.0f;
-  static_assert(kMostSum > kKeyChunk);
+  // The same for the sum of a tile of them. References that were found from one or two keys, as at
+  // a window's edge, must fit it too, or all their tiles would be looked at twice.
+  static constexpr float kMostSum = 16.0f * kKeyChunk;
 
   struct Head {
     MaskPlane plane;
