@@ -80,6 +80,15 @@ void CheckLogSumExp(const char* name, const ConstTensorView& view, const Attenti
   CheckDType(name, view, DType::kF32);
 }
 
+void CheckForward(const AttentionShape& shape, const ConstTensorView& query, int64_t q_len,
+                  const AttentionOutputs& outputs) {
+  CheckAttentionShape(shape);
+  CheckQueryRows("query", query, shape, q_len, shape.head_dim);
+  CheckDType("query", query, shape.dtype);
+  CheckQueryRows("output", outputs.output, shape, q_len, shape.value_dim);
+  CheckLogSumExp("logsumexp", outputs.logsumexp, shape, q_len);
+}
+
 void CheckSaved(const AttentionSaved& saved, const AttentionShape& shape, int64_t q_len) {
   CheckQueryRows("output", saved.output, shape, q_len, shape.value_dim);
   CheckQueryRows("output gradient", saved.output_gradient, shape, q_len, shape.value_dim);

@@ -22,6 +22,9 @@ void CheckKeyValue(const ConstTensorView& key, const ConstTensorView& value,
 // [batch, heads, q_len], f32.
 void CheckLogSumExp(const char* name, const ConstTensorView& view, const AttentionShape& shape,
                     int64_t q_len);
+// All of the shape itself, the query and the outputs.
+void CheckForward(const AttentionShape& shape, const ConstTensorView& query, int64_t q_len,
+                  const AttentionOutputs& outputs);
 void CheckSaved(const AttentionSaved& saved, const AttentionShape& shape, int64_t q_len);
 
 // scale * log2(e): scores to base 2.

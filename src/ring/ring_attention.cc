@@ -1,5 +1,6 @@
 #include "ringwise/ring_attention.h"
 
+#include "attention/all_keys.h"
 #include "attention/few_queries.h"
 #include "attention/shard_attention.h"
 #include "ring/backward_choice.h"
@@ -27,10 +28,14 @@ AttentionStats RingAttentionForward(Context& context, Communicator& ring,
   const TraceSpan call(context.trace, TraceKind::kPhase, "attention forward");
   const AttentionShape shape = AgreeOnForward(ring, options, inputs, outputs);
   const int rank = ring.rank();
-  if (ring.size() == 1 && SuitsFewQueries(shape, options, Count(options.query_positions[0]),
-                                          Count(options.key_positions[0]))) {
-    return AttendFewQueries(context, shape, options, inputs, options.query_positions[0],
-                            options.key_positions[0], outputs);
+  if (ring.size() == 1) {
+    const TraceSpan span(context.trace, TraceKind::kCompute, "forward", {{"block", 0}});
+    const Positions& queries = options.query_positions[0];
+    const Positions& keys = options.key_positions[0];
+    const auto attend = SuitsFewQueries(shape, options, Count(queries), Count(keys))
+                            ? &AttendFewQueries
+                            : &AttendAllKeys;
+    return attend(context, shape, options, inputs, queries, keys, outputs);
   }
   const auto shard = MakeShardAttentionForward(context, shape, options, inputs.query,
                                                options.query_positions[rank], outputs);
