@@ -56,6 +56,7 @@ AttentionStats AttendPairs(Context& context, const AttentionShape& shape,
   const ForwardOrder order(options.mask, shape, blocks, key_positions);
   const RowFinisher finisher(options, outputs);
   std::vector<BlockState> states;
+  states.reserve(static_cast<size_t>(context.team.size()));
   for (int thread = 0; thread < context.team.size(); ++thread) {
     states.emplace_back(context, team.problem().query_block, shape.value_dim);
   }
