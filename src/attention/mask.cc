@@ -147,14 +147,52 @@ bool DecidedByPosition(const Mask& mask) { return !mask.segments && !mask.slices
 
 KeyRange Span(const PositionRun& keys) { return {keys.start, keys.last() + 1}; }
 
-// Calls visit(first, end) with the local indices of the keys that each query sees, until it
+// What a run of queries sees of a run of keys where position alone decides: both ends of what a
+// query sees grow with the query, so that they are found by walking on, without a division.
+class VisibleByPosition {
+ public:
+  // Of queries from `first` on.
+  VisibleByPosition(const Mask& mask, int64_t first, const PositionRun& keys)
+      : mask_(mask), keys_(keys) {
+    const KeyRange range = ByPosition(mask, first);
+    seen_ = {FirstFrom(keys, range.begin), FirstFrom(keys, range.end)};
+  }
+  // Local indices of keys. Queries are asked for in ascending order.
+  KeyRange Of(int64_t query) {
+    const KeyRange range = ByPosition(mask_, query);
+    while (seen_.begin < keys_.count && keys_[seen_.begin] < range.begin) ++seen_.begin;
+    while (seen_.end < keys_.count && keys_[seen_.end] < range.end) ++seen_.end;
+    return {std::min(seen_.begin, seen_.end), seen_.end};
+  }
+
+ private:
+  const Mask& mask_;
+  const PositionRun& keys_;
+  KeyRange seen_;
+};
+
+// Calls visit(query, ranges) with the local indices of the keys that each query sees, until it
 // returns false.
 template <class Visit>
 void ForEachQuery(const MaskPlane& plane, const PositionRun& queries, const PositionRun& keys,
                   const Visit& visit) {
+  if (queries.count == 0) return;
+  if (DecidedByPosition(plane.mask)) {
+    VisibleByPosition visible(plane.mask, queries.start, keys);
+    for (int64_t i = 0; i < queries.count; ++i) {
+      const KeyRange range = visible.Of(queries[i]);
+      if (!visit(i, std::span<const KeyRange>(&range, 1))) return;
+    }
+    return;
+  }
   VisibleKeys visible(plane, queries, Span(keys));
+  std::vector<KeyRange> indices;
   for (int64_t i = 0; i < queries.count; ++i) {
-    if (!visit(i, visible.Of(queries[i]))) return;
+    indices.clear();
+    for (const KeyRange& range : visible.Of(queries[i])) {
+      indices.push_back({FirstFrom(keys, range.begin), FirstFrom(keys, range.end)});
+    }
+    if (!visit(i, std::span<const KeyRange>(indices))) return;
   }
 }
 
@@ -236,14 +274,16 @@ TileKind Classify(const MaskPlane& plane, const PositionRun& queries, const Posi
     if (last.begin <= keys.start && first.end > keys.last()) return TileKind::kFull;
     // The ranges of neighbours overlap, so that together they leave no gap for a key.
     if (queries.stride == 1 && keys.stride == 1) return TileKind::kPartial;
+    // Mostly the first or the last query sees a key if any does.
+    for (const KeyRange& range : {last, first}) {
+      if (FirstFrom(keys, range.begin) < FirstFrom(keys, range.end)) return TileKind::kPartial;
+    }
   }
   bool any = false;
   bool all = true;
-  ForEachQuery(plane, queries, keys, [&](int64_t, const std::vector<KeyRange>& ranges) {
+  ForEachQuery(plane, queries, keys, [&](int64_t, std::span<const KeyRange> seen_ranges) {
     int64_t seen = 0;
-    for (const KeyRange& range : ranges) {
-      seen += FirstFrom(keys, range.end) - FirstFrom(keys, range.begin);
-    }
+    for (const KeyRange& range : seen_ranges) seen += range.end - range.begin;
     any = any || seen > 0;
     all = all && seen == keys.count;
     return !any || all;
@@ -257,13 +297,11 @@ void VisibleBits(const MaskPlane& plane, const PositionRun& queries, const Posit
   assert(queries.count <= 64 && static_cast<int64_t>(bits.size()) == keys.count);
   // Marks where each query's ranges begin and end; what lies between follows by summing up.
   std::fill(bits.begin(), bits.end(), uint64_t{0});
-  ForEachQuery(plane, queries, keys, [&](int64_t query, const std::vector<KeyRange>& ranges) {
+  ForEachQuery(plane, queries, keys, [&](int64_t query, std::span<const KeyRange> ranges) {
     const uint64_t bit = uint64_t{1} << query;
     for (const KeyRange& range : ranges) {
-      const int64_t begin = FirstFrom(keys, range.begin);
-      const int64_t end = FirstFrom(keys, range.end);
-      if (begin < keys.count) bits[begin] ^= bit;
-      if (end < keys.count) bits[end] ^= bit;
+      if (range.begin < keys.count) bits[range.begin] ^= bit;
+      if (range.end < keys.count) bits[range.end] ^= bit;
     }
     return true;
   });
@@ -307,10 +345,8 @@ int64_t CountVisible(const MaskPlane& plane, const Positions& queries, const Pos
   for (const PositionRun& query_run : queries) {
     for (const PositionRun& key_run : keys) {
       if (query_run.count == 0 || key_run.count == 0) continue;
-      ForEachQuery(plane, query_run, key_run, [&](int64_t, const std::vector<KeyRange>& ranges) {
-        for (const KeyRange& range : ranges) {
-          count += FirstFrom(key_run, range.end) - FirstFrom(key_run, range.begin);
-        }
+      ForEachQuery(plane, query_run, key_run, [&](int64_t, std::span<const KeyRange> ranges) {
+        for (const KeyRange& range : ranges) count += range.end - range.begin;
         return true;
       });
     }
