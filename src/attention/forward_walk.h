@@ -78,23 +78,22 @@ class ForwardWalk {
     key_tiles.ForEachVisible(
         of.plane, queries.positions, [&](const RowBlock& tile, const RowBlock* next) {
           const auto count = static_cast<int>(tile.count());
-          const Rows<const Operand> keys =
-              AsOperand(block.Keys(batch, kv_head, tile.begin), count, head_dim_, work_.wide_keys);
-          const Rows<const Operand> values =
-              AsOperand(block.Values(batch, kv_head, tile), value_dim_, count, work_.wide_values);
+          Tile keys{
+              tile,
+              AsOperand(block.Keys(batch, kv_head, tile.begin), count, head_dim_, work_.wide_keys),
+              AsOperand(block.Values(batch, kv_head, tile), value_dim_, count, work_.wide_values),
+              {}};
           LinesAhead ahead;
           if (next != nullptr) LookAhead(block, batch, kv_head, *next, panels * count, ahead);
-          for (int p = 0; p < panels; ++p)
-            AttendTile(of, keys, values, tile, ahead, work_.panels[p]);
+          for (int p = 0; p < panels; ++p) AttendTile(of, keys, ahead, work_.panels[p]);
           ++tiles;
           progress.Worked(count * queries.count() * (head_dim_ + value_dim_));
         });
     for (int p = 0; p < panels; ++p) {
       Panel& panel = work_.panels[p];
-      Transpose(panel.output, kPanel, value_dim_, panel.columns, work_.rows, value_dim_);
-      Merge({work_.rows, panel.row_max, panel.row_sum, panel.columns, value_dim_, panel.row_weight},
-            {state.Output(p * kPanel), state.row_max + p * kPanel, state.row_sum + p * kPanel,
-             panel.columns, value_dim_, state.row_weight + p * kPanel, state.output_stride});
+      MergeTransposed({panel.output, panel.row_max, panel.row_sum, panel.columns, value_dim_,
+                       panel.row_weight, kPanel},
+                      state.Part(p * kPanel, panel.columns));
     }
     return tiles;
   }
@@ -130,7 +129,6 @@ class ForwardWalk {
     float* scores = nullptr;           // [kStepRows][kPanel]
     float* added = nullptr;            // [kStepRows][kPanel]: see ScoreTerms
     Operand* probabilities = nullptr;  // packed [kKeyChunk][kPanel]
-    float* rows = nullptr;             // [kPanel][value_dim]: the output, transposed back
     uint64_t* visible = nullptr;       // [kKeyChunk], a bit a column
     uint64_t* kept = nullptr;          // [kStepRows], by dropout
     uint64_t* pairs = nullptr;         // [kKeyChunk], neither hidden nor dropped
@@ -138,6 +136,13 @@ class ForwardWalk {
     Operand* wide_queries = nullptr;  // [kPanel][head_dim]
     Operand* wide_keys = nullptr;     // [kKeyChunk][head_dim]
     Operand* wide_values = nullptr;   // [value_dim][kKeyChunk]
+  };
+
+  struct Tile {
+    RowBlock rows;
+    Rows<const Operand> keys;
+    Rows<const Operand> values;
+    std::optional<bool> finite;  // its values, once somebody has looked
   };
 
   // A tile on its way into the output: the probabilities of rows [pending, here) are not yet in it.
@@ -163,7 +168,6 @@ class ForwardWalk {
     }
     work.scores = arena.Take<float>(kStepRows * kPanel);
     work.probabilities = arena.Take<Operand>(kKeyChunk * kPanel);
-    work.rows = arena.Take<float>(kPanel * shape.value_dim);
     work.visible = arena.Take<uint64_t>(kKeyChunk);
     work.kept = arena.Take<uint64_t>(kStepRows);
     work.pairs = arena.Take<uint64_t>(kKeyChunk);
@@ -208,17 +212,16 @@ class ForwardWalk {
     ahead.Add(values.data, 0, 1, bytes(block.value_dim()));
   }
 
-  void AttendTile(const Head& of, Rows<const Operand> keys, Rows<const Operand> values,
-                  const RowBlock& tile, LinesAhead& ahead, Panel& panel) const {
-    const TileView view = Look(of.plane, panel.queries, tile, work_.visible, kRowGroup<Operand>);
+  void AttendTile(const Head& of, Tile& tile, LinesAhead& ahead, Panel& panel) const {
+    const TileView view =
+        Look(of.plane, panel.queries, tile.rows, work_.visible, kRowGroup<Operand>);
     if (view.rows.begin == view.rows.end) return;
     const bool hides = view.visible != nullptr || problem_.terms.hides() || of.stream;
-    const Rows<const Operand> seen{values.data + view.rows.begin, values.stride};
-    Pending out{values, view.rows.begin, view.rows.begin,
-                hides && !AllFinite(seen, value_dim_, view.rows.end - view.rows.begin)};
+    const Rows<const Operand>& keys = tile.keys;
+    Pending out{tile.values, view.rows.begin, view.rows.begin, hides && !Finite(tile)};
     const bool fuses = Fuses(panel);
     if (fuses && !panel.unseen && view.visible == nullptr && !of.stream) {
-      const ScoreTile all{.rows = static_cast<int>(tile.count()),
+      const ScoreTile all{.rows = static_cast<int>(tile.rows.count()),
                           .columns = panel.columns,
                           .scale = problem_.scale};
       if (AttendFused(keys, all, work_.probabilities, ahead, panel)) {
@@ -237,7 +240,7 @@ class ForwardWalk {
                        .columns = panel.columns,
                        .scale = problem_.scale,
                        .visible = step.visible};
-      const RowBlock step_keys = Part(tile, row, scores.rows);
+      const RowBlock step_keys = Part(tile.rows, row, scores.rows);
       if (of.stream) {
         DropoutBits(*of.stream, panel.queries.positions, step_keys.positions, work_.kept);
         scores.kept = work_.kept;
@@ -253,6 +256,14 @@ class ForwardWalk {
       }
     }
     Flush(view.rows.end, out, panel);
+  }
+
+  // All panels that hide some of a tile ask the same.
+  bool Finite(Tile& tile) const {
+    if (!tile.finite) {
+      tile.finite = AllFinite(tile.values, value_dim_, tile.rows.count());
+    }
+    return *tile.finite;
   }
 
   // Whether probabilities may be made straight from the products of keys and queries.

@@ -5,33 +5,82 @@
 #include <cmath>
 #include <numbers>
 
+#include "kernels/tile_kernels.h"
+#include "kernels/transpose.h"
+
 namespace ringwise {
 
+namespace {
+
+// What the outputs of a row are multiplied by before they are added.
+struct MergeFactors {
+  float keep = 1;
+  float add = 1;
+};
+
+// Merges the statistics of a row of which both have seen keys.
+MergeFactors MergeRow(const PartialAttention& partial, const PartialAttention& state, int64_t row) {
+  const float high = std::max(state.row_max[row], partial.row_max[row]);
+  const MergeFactors factors{std::exp2(state.row_max[row] - high),
+                             std::exp2(partial.row_max[row] - high)};
+  state.row_max[row] = high;
+  state.row_sum[row] = factors.keep * state.row_sum[row] + factors.add * partial.row_sum[row];
+  if (state.row_weight != nullptr) {
+    state.row_weight[row] =
+        factors.keep * state.row_weight[row] + factors.add * partial.row_weight[row];
+  }
+  return factors;
+}
+
+void CopyStatistics(const PartialAttention& partial, const PartialAttention& state, int64_t row) {
+  state.row_max[row] = partial.row_max[row];
+  state.row_sum[row] = partial.row_sum[row];
+  if (state.row_weight != nullptr) state.row_weight[row] = partial.row_weight[row];
+}
+
+}  // namespace
+
 void Merge(const PartialAttention& partial, const PartialAttention& state) {
-  const int64_t head_dim = state.head_dim;
   assert((state.row_weight == nullptr) == (partial.row_weight == nullptr));
-  const bool weighs = state.row_weight != nullptr;
   for (int64_t row = 0; row < state.rows; ++row) {
     if (partial.row_sum[row] == 0) continue;
     const float* from = partial.Output(row);
     float* to = state.Output(row);
     if (state.row_sum[row] == 0) {
-      std::copy_n(from, head_dim, to);
-      state.row_max[row] = partial.row_max[row];
-      state.row_sum[row] = partial.row_sum[row];
-      if (weighs) state.row_weight[row] = partial.row_weight[row];
+      std::copy_n(from, state.head_dim, to);
+      CopyStatistics(partial, state, row);
       continue;
     }
-    const float high = std::max(state.row_max[row], partial.row_max[row]);
-    const float keep = std::exp2(state.row_max[row] - high);
-    const float add = std::exp2(partial.row_max[row] - high);
-    for (int64_t i = 0; i < head_dim; ++i) to[i] = keep * to[i] + add * from[i];
-    state.row_max[row] = high;
-    state.row_sum[row] = keep * state.row_sum[row] + add * partial.row_sum[row];
-    if (weighs) {
-      state.row_weight[row] = keep * state.row_weight[row] + add * partial.row_weight[row];
-    }
+    const auto [keep, add] = MergeRow(partial, state, row);
+    for (int64_t i = 0; i < state.head_dim; ++i) to[i] = keep * to[i] + add * from[i];
   }
+}
+
+void MergeTransposed(const PartialAttention& partial, const PartialAttention& state) {
+  assert(state.rows <= kPanel);
+  const bool begun =
+      std::any_of(state.row_sum, state.row_sum + state.rows, [](float sum) { return sum != 0; });
+  if (!begun) {
+    for (int64_t row = 0; row < state.rows; ++row) CopyStatistics(partial, state, row);
+    Transpose(partial.output, partial.Stride(), state.head_dim, state.rows, state.output,
+              state.Stride());
+    return;
+  }
+  float keep[kPanel];
+  float add[kPanel];
+  for (int64_t row = 0; row < state.rows; ++row) {
+    MergeFactors factors;
+    if (state.row_sum[row] == 0) {
+      std::fill_n(state.Output(row), state.head_dim, 0.0f);
+      CopyStatistics(partial, state, row);
+    } else if (partial.row_sum[row] != 0) {
+      factors = MergeRow(partial, state, row);
+    }
+    keep[row] = factors.keep;
+    add[row] = factors.add;
+  }
+  AddTransposed(partial.output, partial.Stride(), state.head_dim, state.rows, add, keep,
+                state.output, state.Stride());
 }
 
 RowResult Normalise(float row_max, float row_sum, float row_weight, float sink) {

@@ -20,14 +20,22 @@ struct PartialAttention {
   float* row_weight = nullptr;  // null: the same as row_sum, because nothing is rounded
   int64_t output_stride = 0;    // distance of output's rows; 0: head_dim
 
-  float* Output(int64_t row) const {
-    return output + row * (output_stride == 0 ? head_dim : output_stride);
+  int64_t Stride() const { return output_stride == 0 ? head_dim : output_stride; }
+  float* Output(int64_t row) const { return output + row * Stride(); }
+  PartialAttention Part(int64_t begin, int64_t count) const {
+    return {Output(begin), row_max + begin, row_sum + begin,
+            count,         head_dim,        row_weight == nullptr ? nullptr : row_weight + begin,
+            output_stride};
   }
 };
 
 // state = state and partial together: over the keys of both. The order of merges decides the last
 // bits, so callers keep it fixed. NaN rows stay NaN.
 void Merge(const PartialAttention& partial, const PartialAttention& state);
+
+// The same for a partial of at most 64 rows whose output is transposed: [head_dim, rows], lines
+// output_stride apart.
+void MergeTransposed(const PartialAttention& partial, const PartialAttention& state);
 
 // What a merged row means, with a sink of this logit beside its keys; -inf: none. A row that saw
 // nothing has factor 0 and the sink as logsumexp.

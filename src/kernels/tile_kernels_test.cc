@@ -453,5 +453,31 @@ TYPED_TEST(TileKernelsTest, Transposes) {
   }
 }
 
+TEST(TileKernels, AddsTransposed) {
+  for (const int64_t rows : {1, 15, 16, 33}) {
+    for (const int64_t columns : {1, 16, 17, 40}) {
+      const auto source = Normal<float>(rows * (columns + 3), 12);
+      const auto add = Normal<float>(columns, 13);
+      const auto keep = Normal<float>(columns, 14);
+      const auto before = Normal<float>(columns * (rows + 5), 15);
+      auto sums = before;
+      AddTransposed(source.data(), columns + 3, rows, columns, add.data(), keep.data(), sums.data(),
+                    rows + 5);
+      for (int64_t column = 0; column < columns; ++column) {
+        for (int64_t row = 0; row < rows + 5; ++row) {
+          const int64_t at = column * (rows + 5) + row;
+          const float kept = keep[column] * before[at];
+          const float added = add[column] * source[row * (columns + 3) + column];
+          if (row >= rows) {
+            ASSERT_EQ(sums[at], before[at]);
+          } else {
+            ASSERT_NEAR(sums[at], kept + added, 1e-6 * (1 + std::abs(kept) + std::abs(added)));
+          }
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace ringwise

@@ -34,6 +34,18 @@ void TransposePlain(const char* source, int64_t stride, int64_t rows, int64_t co
   });
 }
 
+void AddPlain(const float* source, int64_t stride, int64_t rows, int64_t columns, const float* add,
+              const float* keep, float* sums, int64_t sums_stride) {
+  ForEachBlock(rows, columns, [&](int64_t row, int64_t row_end, int64_t column, int64_t end) {
+    for (int64_t c = column; c < end; ++c) {
+      float* const to = sums + c * sums_stride;
+      for (int64_t r = row; r < row_end; ++r) {
+        to[r] = keep[c] * to[r] + add[c] * source[r * stride + c];
+      }
+    }
+  });
+}
+
 #if defined(__x86_64__)
 // GCC 12 warns of its own header's deliberately undefined vectors.
 #pragma GCC diagnostic push
@@ -42,13 +54,13 @@ void TransposePlain(const char* source, int64_t stride, int64_t rows, int64_t co
 #pragma GCC push_options
 #pragma GCC target("avx512f")
 
-// One block of up to 16 x 16 in registers: rows are interleaved by words, then by pairs of words,
+__mmask16 FirstLanes(int64_t count) { return static_cast<__mmask16>((1u << count) - 1u); }
+
+// The columns of one block of up to 16 x 16: rows are interleaved by words, then by pairs of words,
 // then their quarters are exchanged.
-void TransposeBlock(const char* source, int64_t stride, int64_t rows, int64_t columns,
-                    uint32_t* transposed, int64_t transposed_stride) {
-  const auto read = static_cast<__mmask16>((1u << columns) - 1u);
-  const auto write = static_cast<__mmask16>((1u << rows) - 1u);
-  __m512i a[16];
+[[gnu::always_inline]] inline void ReadColumns(const char* source, int64_t stride, int64_t rows,
+                                               int64_t columns, __m512i (&a)[16]) {
+  const __mmask16 read = FirstLanes(columns);
   __m512i b[16];
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) {
@@ -78,9 +90,32 @@ void TransposeBlock(const char* source, int64_t stride, int64_t rows, int64_t co
     a[i] = _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88);
     a[i + 8] = _mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd);
   }
+}
+
+void TransposeBlock(const char* source, int64_t stride, int64_t rows, int64_t columns,
+                    uint32_t* transposed, int64_t transposed_stride) {
+  const __mmask16 write = FirstLanes(rows);
+  __m512i a[16];
+  ReadColumns(source, stride, rows, columns, a);
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) {
     if (i < columns) _mm512_mask_storeu_epi32(transposed + i * transposed_stride, write, a[i]);
+  }
+}
+
+void AddBlock(const float* source, int64_t stride, int64_t rows, int64_t columns, const float* add,
+              const float* keep, float* sums, int64_t sums_stride) {
+  const __mmask16 write = FirstLanes(rows);
+  __m512i a[16];
+  ReadColumns(reinterpret_cast<const char*>(source), stride * static_cast<int64_t>(sizeof(float)),
+              rows, columns, a);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) {
+    if (i >= columns) continue;
+    float* const to = sums + i * sums_stride;
+    const __m512 kept = _mm512_mul_ps(_mm512_set1_ps(keep[i]), _mm512_maskz_loadu_ps(write, to));
+    _mm512_mask_storeu_ps(to, write,
+                          _mm512_fmadd_ps(_mm512_set1_ps(add[i]), _mm512_castsi512_ps(a[i]), kept));
   }
 }
 
@@ -89,6 +124,14 @@ void TransposeVectors(const char* source, int64_t stride, int64_t rows, int64_t 
   ForEachBlock(rows, columns, [&](int64_t row, int64_t row_end, int64_t column, int64_t end) {
     TransposeBlock(source + row * stride + column * 4, stride, row_end - row, end - column,
                    transposed + column * transposed_stride + row, transposed_stride);
+  });
+}
+
+void AddVectors(const float* source, int64_t stride, int64_t rows, int64_t columns,
+                const float* add, const float* keep, float* sums, int64_t sums_stride) {
+  ForEachBlock(rows, columns, [&](int64_t row, int64_t row_end, int64_t column, int64_t end) {
+    AddBlock(source + row * stride + column, stride, row_end - row, end - column, add + column,
+             keep + column, sums + column * sums_stride + row, sums_stride);
   });
 }
 
@@ -128,6 +171,14 @@ void Transpose(const bf16* source, int64_t stride, int64_t rows, int64_t columns
       }
     }
   });
+}
+
+void AddTransposed(const float* source, int64_t stride, int64_t rows, int64_t columns,
+                   const float* add, const float* keep, float* sums, int64_t sums_stride) {
+#if defined(__x86_64__)
+  if (HasVectors()) return AddVectors(source, stride, rows, columns, add, keep, sums, sums_stride);
+#endif
+  AddPlain(source, stride, rows, columns, add, keep, sums, sums_stride);
 }
 
 }  // namespace ringwise

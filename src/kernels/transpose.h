@@ -17,4 +17,8 @@ void Transpose(const bf16* source, int64_t stride, int64_t rows, int64_t columns
 void TransposeWords(const void* source, int64_t stride, int64_t rows, int64_t columns,
                     void* transposed, int64_t transposed_stride);
 
+// sums[column][row] = keep[column] * sums[column][row] + add[column] * source[row][column].
+void AddTransposed(const float* source, int64_t stride, int64_t rows, int64_t columns,
+                   const float* add, const float* keep, float* sums, int64_t sums_stride);
+
 }  // namespace ringwise
