@@ -4,6 +4,7 @@ Every case of attention is run cut to a few tokens; the check against its oracle
 """
 
 import json
+import unittest
 
 import support
 
@@ -97,6 +98,17 @@ class Bench(support.TestCase):
         self.assertNotIn("window_right", record)
         for wrong in (("--window", "1,2,3"), ("--documents", "5"), ("--documents", "9,5")):
             self.assertEqual(bench("attention", "--seq", 99, *wrong).returncode, 2, wrong)
+
+    @unittest.skipUnless("avx2" in support.run("ringwise", "info").stdout, "no AVX2")
+    def test_an_older_cpu(self):
+        for case in ("forward-causal-8k-64-*", "both-causal-8k-64-*"):
+            found = records(
+                bench("attention", "--case", case, "--max-seq", 99, "--avx2", "--json", check=True)
+            )
+            self.assertEqual(len(found), 2)
+            for record in found:
+                self.assertEqual(record["vector_kernels"], "AVX2")
+                self.assertFalse(record["native_bf16"])
 
     def test_training(self):
         result = bench("train", "--case", "tiny-*", "--json", check=True)

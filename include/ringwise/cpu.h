@@ -9,9 +9,14 @@
 
 namespace ringwise {
 
+// Computes with no newer instructions than those of an x86 CPU without AVX-512, to see on one that
+// has them what the older one would reach. Before any other call of this library; for the whole
+// process. Throws UsageError where the CPU has no AVX2, or something has been computed already.
+void LimitToAvx2();
+
 // The features of this machine's CPU that decide which kernels run and how fast: "avx2", "fma",
 // "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", ..., as the operating system names them,
-// in a fixed order. Empty where the system does not say.
+// in a fixed order, without those that LimitToAvx2 forbids. Empty where the system does not say.
 std::vector<std::string> CpuFeatures();
 
 // Whether the CPU multiplies bf16 by itself, several times as fast as by conversion to f32: what

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "cli/flags.h"
+#include "ringwise/cpu.h"
 #include "ringwise/error.h"
 
 namespace ringwise {
@@ -23,6 +24,9 @@ void AddBenchOutputFlags(CLI::App& command, BenchFlags& flags) {
       ->type_name("SECONDS")
       ->check(NumberFor(flags.min_seconds))
       ->check(AtLeastZero());
+  command.add_flag_callback(
+      "--avx2", LimitToAvx2,
+      "Use no AVX-512 nor AMX: what an older CPU would reach, against its peak");
   AddJsonFlag(command, flags.json);
 }
 
@@ -40,6 +44,8 @@ void CheckTraceOfOneCase(const MeshOptions& mesh, size_t cases) {
 }
 
 void AddMeasured(BenchRecord& record, const BenchmarkResult& result) {
+  record["vector_kernels"] = VectorTarget();
+  record["native_bf16"] = HasNativeBf16();
   record["seconds"] = result.seconds;
   record["best_seconds"] = result.best_seconds;
   record["spread"] = result.spread;

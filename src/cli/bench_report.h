@@ -21,7 +21,7 @@ struct BenchFlags {
   double min_seconds = 2;
   bool json = false;
 };
-// --min-seconds and --json
+// --min-seconds, --avx2 and --json
 void AddBenchOutputFlags(CLI::App& command, BenchFlags& flags);
 // --case and --list. Returns --case.
 CLI::Option* AddCaseFlags(CLI::App& command, BenchFlags& flags);

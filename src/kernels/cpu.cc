@@ -6,7 +6,10 @@
 #include <set>
 #include <sstream>
 
+#include "hwy/targets.h"
+#include "kernels/avx512.h"
 #include "oneapi/dnnl/dnnl.h"
+#include "ringwise/error.h"
 
 namespace ringwise {
 namespace {
@@ -25,13 +28,41 @@ std::set<std::string> SystemFlags() {
   for (std::string line; std::getline(file, line);) {
     if (!line.starts_with("flags") && !line.starts_with("Features")) continue;
     std::istringstream words(line.substr(std::min(line.find(':'), line.size() - 1) + 1));
-    for (std::string word; words >> word;) flags.insert(word);
+    for (std::string word; words >> word;) {
+      const bool newer = word.starts_with("avx512") || word.starts_with("amx");
+      if (!newer || MayUseAvx512()) flags.insert(word);
+    }
     break;  // every core has the same
   }
   return flags;
 }
 
 }  // namespace
+
+bool MayUseAvx512() {
+#if defined(__x86_64__)
+  // oneDNN keeps the limit.
+  const dnnl_cpu_isa_t most = dnnl_get_effective_cpu_isa();
+  return most != dnnl_cpu_isa_sse41 && most != dnnl_cpu_isa_avx && most != dnnl_cpu_isa_avx2 &&
+         most != dnnl_cpu_isa_avx2_vnni && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl");
+#else
+  return false;
+#endif
+}
+
+void LimitToAvx2() {
+  const int64_t has = hwy::SupportedTargets();
+  if ((has & HWY_AVX2) == 0) {
+    throw UsageError("--avx2: expected a CPU with AVX2, found one without; leave it out");
+  }
+  if (dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx2) != dnnl_success) {
+    throw UsageError("instructions can be limited only before anything is computed");
+  }
+  // Not DisableTargets: Highway 1.0.3 forgets it whenever it is asked what the CPU supports.
+  hwy::GetChosenTarget().Update(has & ~(HWY_AVX3 | HWY_AVX3_DL));
+}
 
 std::vector<std::string> CpuFeatures() {
   const std::set<std::string> flags = SystemFlags();

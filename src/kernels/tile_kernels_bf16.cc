@@ -6,6 +6,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "kernels/avx512.h"
 #include "kernels/tile_kernels.h"
 #include "kernels/transpose.h"
 
@@ -89,9 +90,7 @@ namespace ringwise {
 
 const TileKernels<bf16>* NativeBf16TileKernels() {
   // The compiler's run-time check includes whether the system saves the wide registers.
-  static const bool kSupported =
-      __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  static const bool kSupported = MayUseAvx512() && __builtin_cpu_supports("avx512bf16");
   return kSupported ? &native_bf16::kKernels : nullptr;
 }
 

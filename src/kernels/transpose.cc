@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/avx512.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -139,7 +141,7 @@ void AddVectors(const float* source, int64_t stride, int64_t rows, int64_t colum
 #pragma GCC diagnostic pop
 
 bool HasVectors() {
-  static const bool kHasVectors = __builtin_cpu_supports("avx512f");
+  static const bool kHasVectors = MayUseAvx512();
   return kHasVectors;
 }
 #endif
