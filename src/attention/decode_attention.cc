@@ -11,9 +11,8 @@
 namespace ringwise {
 namespace {
 
-// Positions whose keys and values of one head stay in the second-level cache while all its query
-// heads read them, yet enough to outweigh the start of a task.
-constexpr int64_t kBlock = 512;
+// Positions of a task: enough to outweigh its partial result.
+constexpr int64_t kBlock = 256;
 
 void CheckCache(const char* name, const ConstTensorView& view, const DecodeShape& shape) {
   const Shape& found = view.shape;
@@ -30,21 +29,22 @@ void CheckCache(const char* name, const ConstTensorView& view, const DecodeShape
 
 template <class Element>
 void DecodeAttention::AttendBlock(const float* query, ConstTensorView key, ConstTensorView value,
-                                  int64_t begin, int64_t kv_head,
-                                  const PartialAttention& block) const {
-  const KeyValueRows<Element> rows = {key.at<Element>(begin, kv_head), key.strides[0],
-                                      value.at<Element>(begin, kv_head), value.strides[0],
-                                      std::min(kBlock, key.shape[0] - begin)};
-  const int64_t group = shape_.heads / shape_.kv_heads;
+                                  int64_t begin, const PartialAttention& block) const {
   const double scale = shape_.scale.value_or(1.0 / std::sqrt(static_cast<double>(shape_.head_dim)));
-  const auto to_base_2 = static_cast<float>(scale * std::numbers::log2e);
-  for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-    AttentionRow row{.query = query + head * shape_.head_dim,
-                     .output = block.output + head * shape_.head_dim};
-    AttendRow(rows, shape_.head_dim, shape_.head_dim, to_base_2, row);
-    block.row_max[head] = row.row_max;
-    block.row_sum[head] = row.row_sum;
-  }
+  std::fill_n(block.row_sum, block.rows, 0.0f);
+  const auto matrix = [&](const ConstTensorView& view) -> KeyValueRows<Element>::Matrix {
+    return {view.at<Element>(begin), view.strides[0], view.strides[1]};
+  };
+  AttendRows({matrix(key), matrix(value), std::min(kBlock, key.shape[0] - begin)},
+             {.kv_heads = shape_.kv_heads,
+              .rows = shape_.heads / shape_.kv_heads,
+              .head_dim = shape_.head_dim,
+              .value_dim = shape_.head_dim,
+              .scale = static_cast<float>(scale * std::numbers::log2e),
+              .query = query,
+              .output = block.output,
+              .row_max = block.row_max,
+              .row_sum = block.row_sum});
 }
 
 void DecodeAttention::Attend(const float* query, ConstTensorView key, ConstTensorView value,
@@ -67,11 +67,9 @@ void DecodeAttention::Attend(const float* query, ConstTensorView key, ConstTenso
     float* row_max = memory + shape_.heads * shape_.head_dim;
     return PartialAttention{memory, row_max, row_max + shape_.heads, shape_.heads, shape_.head_dim};
   };
-  context_.team.ForEach(blocks * shape_.kv_heads, [&](int64_t task, int /*thread*/) {
-    const int64_t index = task / shape_.kv_heads;
-    const int64_t kv_head = task % shape_.kv_heads;
+  context_.team.ForEach(blocks, [&](int64_t index, int /*thread*/) {
     DispatchDType(shape_.dtype, [&]<class Element>(Element) {
-      AttendBlock<Element>(query, key, value, index * kBlock, kv_head, block_at(index));
+      AttendBlock<Element>(query, key, value, index * kBlock, block_at(index));
     });
   });
   std::fill_n(partial.row_sum, partial.rows, 0.0f);

@@ -33,7 +33,7 @@ class DecodeAttention {
  private:
   template <class Element>
   void AttendBlock(const float* query, ConstTensorView key, ConstTensorView value, int64_t begin,
-                   int64_t kv_head, const PartialAttention& block) const;
+                   const PartialAttention& block) const;
 
   Context& context_;
   DecodeShape shape_;

@@ -4,6 +4,7 @@
 #include <array>
 #include <limits>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "attention/attention_checks.h"
@@ -20,9 +21,6 @@ constexpr int64_t kMostRows = 64;  // that share a kv_head
 constexpr int64_t kLeastKeys = 16384;
 // Keys that the mask is asked about at once.
 constexpr int64_t kTileKeys = 256;
-// Keys that all rows of all heads read before the next: memory is read in order, a few rows of the
-// tensors at a time, and from the nearest cache again.
-constexpr int64_t kStepKeys = 64;
 // Tiles of one task: enough to outweigh its partial result.
 constexpr int64_t kTaskTiles = 8;
 
@@ -42,7 +40,7 @@ class FewQueries {
         tiles_(CutIntoBlocks(key_positions, kTileKeys)),
         tasks_(std::max<int64_t>(1, (std::ssize(tiles_) + kTaskTiles - 1) / kTaskTiles)),
         rows_(shape.heads * q_len_),
-        floats_(rows_ * (shape.head_dim + shape.value_dim + 2)),
+        floats_(Lines(rows_ * shape.value_dim) + 2 * Lines(rows_) + Lines(rows_ * shape.head_dim)),
         tile_counts_(tasks_ * shape.batch),
         partials_(context.meter, MemoryCategory::kWorkspace,
                   static_cast<size_t>(tasks_ * shape.batch * floats_) * sizeof(float)) {}
@@ -60,6 +58,9 @@ class FewQueries {
   }
 
  private:
+  // Floats of whole cache lines.
+  static int64_t Lines(int64_t floats) { return RoundUp(floats, 16); }
+
   // What a head's queries of one run see of a tile.
   struct View {
     TileKind kind = TileKind::kEmpty;
@@ -69,33 +70,43 @@ class FewQueries {
   // Some tiles of one sequence; rows are [head][query].
   void Run(int64_t task) {
     const int64_t batch = task / tasks_;
-    const PartialAttention partial = Partial(task);
-    std::vector<AttentionRow> rows = Start(task, batch, partial);
+    const AttentionRows rows = Start(task, batch);
     std::vector<View> views(shape_.heads * queries_.size());
     const int64_t first = task % tasks_ * kTaskTiles;
     const int64_t last = std::min(first + kTaskTiles, static_cast<int64_t>(std::ssize(tiles_)));
-    for (int64_t tile = first; tile < last; ++tile) {
-      tile_counts_[task] += Look(tiles_[tile], batch, views);
-      for (int64_t begin = 0; begin < tiles_[tile].count(); begin += kStepKeys) {
-        AttendStep(tiles_[tile], begin, batch, views, rows);
+    Range whole;  // keys that all rows see, not attended yet
+    for (int64_t index = first; index < last; ++index) {
+      const RowBlock& tile = tiles_[index];
+      tile_counts_[task] += Look(tile, batch, views);
+      if (SeenByAll(views)) {
+        if (whole.size() == 0) whole.begin = tile.begin;
+        whole.end = tile.begin + tile.count();
+        continue;
       }
+      AttendKeys(std::exchange(whole, {}), batch, 0, rows);
+      AttendViews(tile, batch, views, rows);
     }
-    for (int64_t row = 0; row < rows_; ++row) {
-      partial.row_max[row] = rows[row].row_max;
-      partial.row_sum[row] = rows[row].row_sum;
-    }
+    AttendKeys(whole, batch, 0, rows);
   }
 
-  // The rows with their queries in f32, before any key.
-  std::vector<AttentionRow> Start(int64_t task, int64_t batch, const PartialAttention& partial) {
-    std::vector<AttentionRow> rows(rows_);
-    float* query = partials_.as<float>() + task * floats_ + rows_ * (shape_.value_dim + 2);
+  // All rows, before any key, with their queries in f32.
+  AttentionRows Start(int64_t task, int64_t batch) {
+    const PartialAttention partial = Partial(task);
+    std::fill_n(partial.row_sum, rows_, 0.0f);
+    float* queries = partial.row_sum + Lines(rows_);
     for (int64_t row = 0; row < rows_; ++row) {
-      Convert(inputs_.query.at<Element>(batch, row % q_len_, row / q_len_), shape_.head_dim, query);
-      rows[row] = {.query = query, .output = partial.output + row * shape_.value_dim};
-      query += shape_.head_dim;
+      Convert(inputs_.query.at<Element>(batch, row % q_len_, row / q_len_), shape_.head_dim,
+              queries + row * shape_.head_dim);
     }
-    return rows;
+    return {.kv_heads = shape_.kv_heads,
+            .rows = rows_ / shape_.kv_heads,
+            .head_dim = shape_.head_dim,
+            .value_dim = shape_.value_dim,
+            .scale = scale_,
+            .query = queries,
+            .output = partial.output,
+            .row_max = partial.row_max,
+            .row_sum = partial.row_sum};
   }
 
   // Returns the number of views that are not empty.
@@ -117,51 +128,67 @@ class FewQueries {
     return seen;
   }
 
-  void AttendStep(const RowBlock& tile, int64_t begin, int64_t batch,
-                  const std::vector<View>& views, std::vector<AttentionRow>& rows) const {
-    const int64_t end = std::min(begin + kStepKeys, tile.count());
+  static bool SeenByAll(const std::vector<View>& views) {
+    return std::ranges::all_of(views,
+                               [](const View& view) { return view.kind == TileKind::kFull; });
+  }
+
+  // Head by head. Where some queries see some keys: run by run, so that hidden keys and values are
+  // not touched, whatever they hold.
+  void AttendViews(const RowBlock& tile, int64_t batch, const std::vector<View>& views,
+                   const AttentionRows& rows) const {
     auto view = views.begin();
     for (int64_t head = 0; head < shape_.heads; ++head) {
+      const int64_t kv_head = head * shape_.kv_heads / shape_.heads;
       for (const RowBlock& queries : queries_) {
         const View& seen = *view++;
-        if (seen.kind == TileKind::kEmpty) continue;
-        AttentionRow* row = &rows[head * q_len_ + queries.begin];
-        for (int64_t i = 0; i < queries.count(); ++i) {
-          if (seen.kind == TileKind::kFull) {
-            AttendKeys(tile.begin + begin, tile.begin + end, batch, head, row[i]);
-          } else {
-            AttendVisible(tile, begin, end, seen, i, batch, head, row[i]);
+        const int64_t row = head * q_len_ + queries.begin;
+        if (seen.kind == TileKind::kFull) {
+          AttendKeys({tile.begin, tile.begin + tile.count()}, batch, kv_head,
+                     Some(rows, row, queries.count()));
+        } else if (seen.kind == TileKind::kPartial) {
+          for (int64_t query = 0; query < queries.count(); ++query) {
+            AttendVisible(tile, seen, query, batch, kv_head, Some(rows, row + query, 1));
           }
         }
       }
     }
   }
 
-  // Run by run, so that hidden keys and values are not touched, whatever they hold.
-  void AttendVisible(const RowBlock& tile, int64_t begin, int64_t end, const View& view,
-                     int64_t query, int64_t batch, int64_t head, AttentionRow& row) const {
-    while (begin < end) {
-      int64_t stop = begin;
-      while (stop < end && (view.visible[stop] >> query & 1) != 0) ++stop;
-      if (stop > begin) AttendKeys(tile.begin + begin, tile.begin + stop, batch, head, row);
-      begin = stop + 1;
+  void AttendVisible(const RowBlock& tile, const View& view, int64_t query, int64_t batch,
+                     int64_t kv_head, const AttentionRows& row) const {
+    for (int64_t begin = 0; begin < tile.count();) {
+      int64_t end = begin;
+      while (end < tile.count() && (view.visible[end] >> query & 1) != 0) ++end;
+      AttendKeys({tile.begin + begin, tile.begin + end}, batch, kv_head, row);
+      begin = end + 1;
     }
   }
 
-  void AttendKeys(int64_t begin, int64_t end, int64_t batch, int64_t head,
-                  AttentionRow& row) const {
-    const int64_t kv_head = head * shape_.kv_heads / shape_.heads;
-    const auto keys = HeadRows<const Element>(inputs_.key, batch, begin, kv_head);
-    const auto values = HeadRows<const Element>(inputs_.value, batch, begin, kv_head);
-    AttendRow(
-        KeyValueRows<Element>{keys.data, keys.stride, values.data, values.stride, end - begin},
-        shape_.head_dim, shape_.value_dim, scale_, row);
+  // Rows of one kv_head.
+  static AttentionRows Some(AttentionRows all, int64_t first, int64_t count) {
+    all.kv_heads = 1;
+    all.rows = count;
+    all.query += first * all.head_dim;
+    all.output += first * all.value_dim;
+    all.row_max += first;
+    all.row_sum += first;
+    return all;
+  }
+
+  void AttendKeys(const Range& keys, int64_t batch, int64_t kv_head,
+                  const AttentionRows& rows) const {
+    if (keys.size() == 0) return;
+    const auto matrix = [&](const ConstTensorView& view) -> KeyValueRows<Element>::Matrix {
+      return {view.at<Element>(batch, keys.begin, kv_head), view.strides[1], view.strides[2]};
+    };
+    AttendRows({matrix(inputs_.key), matrix(inputs_.value), keys.size()}, rows);
   }
 
   PartialAttention Partial(int64_t task) {
     float* memory = partials_.as<float>() + task * floats_;
-    float* row_max = memory + rows_ * shape_.value_dim;
-    return {memory, row_max, row_max + rows_, rows_, shape_.value_dim};
+    float* row_max = memory + Lines(rows_ * shape_.value_dim);
+    return {memory, row_max, row_max + Lines(rows_), rows_, shape_.value_dim};
   }
 
   void Write(int64_t batch, const AttentionOutputs& outputs) {

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
+#include <vector>
 
 #if defined(__aarch64__)  // vectors of unknown size cannot be elements of an array
 #undef HWY_DISABLED_TARGETS
@@ -12,165 +14,226 @@
 #define HWY_TARGET_INCLUDE "kernels/row_attention.cc"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
+#include "kernels/row_products-inl.h"
+#include "kernels/simd-inl.h"
 #include "kernels/tile_vectors_f32-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace ringwise {
 namespace HWY_NAMESPACE {
 
-HWY_INLINE V Widened(const float* from) { return hn::LoadU(D(), from); }
-HWY_INLINE V Widened(const bf16* from) {
-  const hn::RebindToUnsigned<D> words;
-  const hn::Rebind<uint16_t, D> halves;
-  const auto bits = hn::LoadU(halves, reinterpret_cast<const uint16_t*>(from));
-  return hn::BitCast(D(), hn::ShiftLeft<16>(hn::PromoteTo(words, bits)));
-}
-
-// The sums of neighbouring lanes: of `low` in the lower half.
-HWY_INLINE V SumPairs(V low, [[maybe_unused]] V high) {
-#if HWY_TARGET == HWY_SCALAR
-  return low;  // which has no neighbours
-#else
-  const D d;
-  return hn::Add(hn::ConcatEven(d, high, low), hn::ConcatOdd(d, high, low));
-#endif
-}
-
-// Lane i: the dot product of `query` with row i of kWidth rows. The products of a row first add up
-// by lanes, then all rows' lanes at once. Row by row, as memory is best read.
+// All rows over one chunk of positions after the other:
+//
+//   weights = 2^(scale key . query - row_max)
+//   output += weights values
+//
+// Memory is fast where it is read in order, all kv_heads of a position before the next: rows of one
+// head lie apart, and prefetchers lose them. A single row a kv_head does just that. Several rows
+// share the loads of their output, and so take a block of positions at once: each from another
+// part of the keys, so that every part is read in order.
+//
+// Scores lie as they are made, [blocks][kv_heads][rows][positions of a block], so that the softmax
+// is lane by lane whatever the rows and the positions are.
 template <class Element>
-V Dots(const Element* rows, int64_t stride, const float* query, int64_t length) {
-  const D d;
-  V sums[kWidth];
-  const int64_t whole = length / kWidth * kWidth;
-  for (int row = 0; row < kWidth; ++row) {
-    const Element* from = rows + row * stride;
-    V sum = hn::Zero(d);
-    V other = hn::Zero(d);
-    int64_t i = 0;
-    for (; i + 2 * kWidth <= length; i += 2 * kWidth) {
-      sum = hn::MulAdd(Widened(from + i), hn::LoadU(d, query + i), sum);
-      other = hn::MulAdd(Widened(from + i + kWidth), hn::LoadU(d, query + i + kWidth), other);
-    }
-    if (i < whole) sum = hn::MulAdd(Widened(from + i), hn::LoadU(d, query + i), sum);
-    sums[row] = hn::Add(sum, other);
+class RowWalk {
+ public:
+  RowWalk(const KeyValueRows<Element>& keys, const AttentionRows& rows)
+      : keys_(keys),
+        rows_(rows),
+        all_rows_(rows.kv_heads * rows.rows),
+        block_(std::min(keys.count, BlockOf(rows))),
+        blocks_(std::min(keys.count, kPositions) / block_),
+        part_(keys.count / (block_ * blocks_) * blocks_),
+        lanes_((all_rows_ * block_ * blocks_ + kLine - 1) / kLine * kLine),
+        memory_(static_cast<size_t>(3 * lanes_ + kLine + LaneSums::FloatsFor(PairsAtOnce()))) {
+    const auto address = reinterpret_cast<uintptr_t>(memory_.data()) / sizeof(float);
+    scores_ = memory_.data() + (kLine - static_cast<int64_t>(address) % kLine) % kLine;
   }
-  for (int count = kWidth; count > 1; count /= 2) {
-    for (int i = 0; i < count / 2; ++i) sums[i] = SumPairs(sums[2 * i], sums[2 * i + 1]);
-  }
-  if (whole == length) return sums[0];
-  float tails[kWidth];
-  for (int row = 0; row < kWidth; ++row) {
-    tails[row] = 0;
-    for (int64_t i = whole; i < length; ++i) {
-      tails[row] += static_cast<float>(rows[row * stride + i]) * query[i];
-    }
-  }
-  return hn::Add(sums[0], hn::LoadU(d, tails));
-}
 
-// The same of `count` < kWidth rows; other lanes are 0.
-template <class Element>
-V FewDots(const Element* rows, int64_t stride, int64_t count, const float* query, int64_t length) {
-  float dots[kWidth] = {};
-  for (int64_t row = 0; row < count; ++row) {
-    for (int64_t i = 0; i < length; ++i) {
-      dots[row] += static_cast<float>(rows[row * stride + i]) * query[i];
-    }
+  void Attend() {
+    Prepare();
+    for (int64_t begin = 0; begin < part_; begin += blocks_) AttendChunk(begin);
+    Finish();
+    const int64_t done = block_ * part_;
+    if (done == keys_.count) return;
+    KeyValueRows<Element> rest = keys_;
+    rest.keys.data += done * keys_.keys.stride;
+    rest.values.data += done * keys_.values.stride;
+    rest.count -= done;
+    RowWalk(rest, rows_).Attend();
   }
-  return hn::LoadU(D(), dots);
-}
 
-// output += weights[0] values[0] + weights[1] values[1] + ..., kVectors columns at once in
-// registers. The terms add up by themselves first: so rounding grows with the root of the steps,
-// not of the keys.
-template <int kVectors, class Element>
-void AddColumns(const Element* values, int64_t stride, int64_t count, const float* weights,
-                float* output) {
-  const D d;
-  V sums[kVectors];
-  for (int v = 0; v < kVectors; ++v) sums[v] = hn::Zero(d);
-  for (int64_t row = 0; row < count; ++row) {
-    const Element* from = values + row * stride;
-    const V weight = hn::Set(d, weights[row]);
-    for (int v = 0; v < kVectors; ++v) {
-      sums[v] = hn::MulAdd(weight, Widened(from + v * kWidth), sums[v]);
+ private:
+  static constexpr float kSlack = 8.0f;
+  static constexpr int64_t kLine = 16;  // floats of a cache line
+  // Of a chunk: enough for whole vectors of scores.
+  static constexpr int64_t kPositions = 16;
+
+  static int64_t BlockOf(const AttentionRows& rows) {
+    if (rows.rows == 1) return 1;
+    constexpr int64_t kManyRows = 16;
+    return rows.rows < kManyRows ? 8 : kPositions;
+  }
+  int64_t PairsAtOnce() const { return rows_.rows == 1 ? all_rows_ : kRowBlock * block_; }
+
+  // Calls body(row, lane) for the first of each block_ neighbouring lanes.
+  template <class Body>
+  void ForEachRow(const Body& body) const {
+    int64_t lane = 0;
+    for (int64_t block = 0; block < blocks_; ++block) {
+      for (int64_t row = 0; row < all_rows_; ++row) {
+        body(row, lane);
+        lane += block_;
+      }
     }
   }
-  for (int v = 0; v < kVectors; ++v) {
-    float* to = output + v * kWidth;
-    hn::StoreU(hn::Add(hn::LoadU(d, to), sums[v]), d, to);
-  }
-}
 
-template <class Element>
-void AddWeighted(const Element* values, int64_t stride, int64_t count, const float* weights,
-                 int64_t length, float* output) {
-  int64_t i = 0;
-  for (; i + 8 * kWidth <= length; i += 8 * kWidth) {
-    AddColumns<8>(values + i, stride, count, weights, output + i);
+  void Prepare() {
+    fresh_ = false;
+    for (int64_t row = 0; row < all_rows_; ++row) fresh_ |= rows_.row_sum[row] == 0;
+    ForEachRow([&](int64_t row, int64_t lane) {
+      std::fill_n(references() + lane, block_, rows_.row_max[row]);
+    });
   }
-  for (; i + 4 * kWidth <= length; i += 4 * kWidth) {
-    AddColumns<4>(values + i, stride, count, weights, output + i);
+
+  // The sums of the lanes become those of the rows.
+  void Finish() {
+    ForEachRow([&](int64_t row, int64_t lane) {
+      for (int64_t i = 0; i < block_; ++i) rows_.row_sum[row] += sums()[lane + i];
+    });
+    std::fill_n(sums(), lanes_, 0.0f);
   }
-  for (; i + kWidth <= length; i += kWidth) {
-    AddColumns<1>(values + i, stride, count, weights, output + i);
-  }
-  for (; i < length; ++i) {
-    for (int64_t row = 0; row < count; ++row) {
-      output[i] += weights[row] * static_cast<float>(values[row * stride + i]);
+
+  // Of the blocks that start at positions `begin` to begin + blocks_ of the parts.
+  void AttendChunk(int64_t begin) {
+    LaneSums lane_sums(products(), scores());
+    for (int64_t block = 0; block < blocks_; ++block) Score(begin + block, lane_sums);
+    lane_sums.Finish();
+    if (fresh_ || !Fits()) MoveReferences();
+    fresh_ = false;
+    Weigh();
+    const float* weights = scores();
+    for (int64_t block = 0; block < blocks_; ++block) {
+      AddValues(begin + block, weights);
+      weights += all_rows_ * block_;
     }
   }
-}
 
-// Starts from `maximum`, or moves on to it.
-void Move(float maximum, int64_t value_dim, AttentionRow& row) {
-  if (row.row_sum == 0) {
-    std::fill_n(row.output, value_dim, 0.0f);
-  } else {
-    const float factor = std::exp2(row.row_max - maximum);
-    row.row_sum *= factor;
-    for (int64_t i = 0; i < value_dim; ++i) row.output[i] *= factor;
-  }
-  row.row_max = maximum;
-}
-
-template <class Element>
-void Attend(const KeyValueRows<Element>& rows, int64_t head_dim, int64_t value_dim, float scale,
-            AttentionRow& row) {
-  constexpr float kSlack = 8.0f;
-  const D d;
-  const V lowest = hn::Set(d, -std::numeric_limits<float>::infinity());
-  for (int64_t begin = 0; begin < rows.count; begin += kWidth) {
-    const int64_t count = std::min<int64_t>(kWidth, rows.count - begin);
-    const Element* keys = rows.keys + begin * rows.key_stride;
-    const auto lanes = hn::FirstN(d, static_cast<size_t>(count));
-    const V dots = count == kWidth ? Dots(keys, rows.key_stride, row.query, head_dim)
-                                   : FewDots(keys, rows.key_stride, count, row.query, head_dim);
-    const V t = hn::IfThenElse(lanes, hn::Mul(hn::Set(d, scale), dots), lowest);
-    const float maximum = hn::GetLane(hn::MaxOfLanes(d, Higher(t, lowest)));
-    if (row.row_sum == 0 || maximum > row.row_max + kSlack) {
-      // Above -inf, which overflow can give: its difference from itself would be NaN.
-      Move(std::max(maximum, std::numeric_limits<float>::lowest()), value_dim, row);
+  // Before the scale.
+  void Score(int64_t begin, LaneSums& lane_sums) const {
+    const Element* keys = keys_.keys.data + begin * keys_.keys.stride;
+    if (rows_.rows == 1) {
+      return MultiplyPosition(rows_.query, keys, keys_.keys.head_stride, rows_.kv_heads,
+                              rows_.head_dim, lane_sums.Take(all_rows_));
     }
-    // Not from t, which is rounded: where logits are large that would be a large part of p.
-    const V exponent = hn::MulSub(dots, hn::Set(d, scale), hn::Set(d, row.row_max));
-    const V p = hn::IfThenElseZero(lanes, Exp2(exponent));
-    row.row_sum += hn::GetLane(hn::SumOfLanes(d, p));
-    float weights[kWidth];
-    hn::StoreU(p, d, weights);
-    AddWeighted(rows.values + begin * rows.value_stride, rows.value_stride, count, weights,
-                value_dim, row.output);
+    const float* query = rows_.query;
+    for (int64_t head = 0; head < rows_.kv_heads; ++head) {
+      for (int64_t row = 0; row < rows_.rows; row += kRowBlock) {
+        const int64_t count = std::min<int64_t>(kRowBlock, rows_.rows - row);
+        MultiplyKeys(query, count, keys, part_ * keys_.keys.stride, block_, rows_.head_dim,
+                     lane_sums.Take(count * block_));
+        query += count * rows_.head_dim;
+      }
+      keys += keys_.keys.head_stride;
+    }
   }
-}
 
-void AttendFloats(const KeyValueRows<float>& rows, int64_t head_dim, int64_t value_dim, float scale,
-                  AttentionRow& row) {
-  Attend(rows, head_dim, value_dim, scale, row);
+  // Whether no score exceeds its reference by too much.
+  bool Fits() const {
+    const D d;
+    const V scale = hn::Set(d, rows_.scale);
+    V highest = hn::Set(d, -std::numeric_limits<float>::infinity());
+    for (int64_t i = 0; i < lanes_; i += kWidth) {
+      highest = Higher(
+          hn::MulSub(hn::LoadU(d, scores() + i), scale, hn::LoadU(d, references() + i)), highest);
+    }
+    return hn::GetLane(hn::MaxOfLanes(d, highest)) <= kSlack;
+  }
+
+  void MoveReferences() {
+    Finish();
+    // Above -inf, which overflow can give: its difference from itself would be NaN.
+    std::vector<float> maxima(all_rows_, std::numeric_limits<float>::lowest());
+    ForEachRow([&](int64_t row, int64_t lane) {
+      for (int64_t i = 0; i < block_; ++i) {
+        maxima[row] = std::max(maxima[row], rows_.scale * scores()[lane + i]);
+      }
+    });
+    for (int64_t row = 0; row < all_rows_; ++row) Move(maxima[row], row);
+    ForEachRow([&](int64_t row, int64_t lane) {
+      std::fill_n(references() + lane, block_, rows_.row_max[row]);
+    });
+  }
+
+  // Starts from `maximum`, or moves on to it.
+  void Move(float maximum, int64_t row) const {
+    float* output = rows_.output + row * rows_.value_dim;
+    if (rows_.row_sum[row] == 0) {
+      std::fill_n(output, rows_.value_dim, 0.0f);
+    } else if (maximum > rows_.row_max[row] + kSlack) {
+      const float factor = std::exp2(rows_.row_max[row] - maximum);
+      rows_.row_sum[row] *= factor;
+      for (int64_t i = 0; i < rows_.value_dim; ++i) output[i] *= factor;
+    } else {
+      return;
+    }
+    rows_.row_max[row] = maximum;
+  }
+
+  // Scores become weights, and add up. The exponent is rounded once: where logits are large a
+  // rounded scale * score would be a large part of it.
+  void Weigh() {
+    const D d;
+    const V scale = hn::Set(d, rows_.scale);
+    for (int64_t i = 0; i < lanes_; i += kWidth) {
+      const V exponent =
+          hn::MulSub(hn::LoadU(d, scores() + i), scale, hn::LoadU(d, references() + i));
+      const V weight = Exp2(exponent);
+      hn::StoreU(weight, d, scores() + i);
+      hn::StoreU(hn::Add(hn::LoadU(d, sums() + i), weight), d, sums() + i);
+    }
+  }
+
+  void AddValues(int64_t begin, const float* weights) const {
+    const Element* values = keys_.values.data + begin * keys_.values.stride;
+    float* output = rows_.output;
+    if (rows_.rows == 1) {
+      return AddPosition(weights, values, keys_.values.head_stride, rows_.kv_heads, rows_.value_dim,
+                         output);
+    }
+    for (int64_t head = 0; head < rows_.kv_heads; ++head) {
+      AddWeighted(weights, rows_.rows, values, part_ * keys_.values.stride, block_, rows_.value_dim,
+                  output);
+      weights += rows_.rows * block_;
+      output += rows_.rows * rows_.value_dim;
+      values += keys_.values.head_stride;
+    }
+  }
+
+  float* scores() { return scores_; }
+  const float* scores() const { return scores_; }
+  float* references() { return scores_ + lanes_; }
+  const float* references() const { return scores_ + lanes_; }
+  float* sums() { return scores_ + 2 * lanes_; }
+  float* products() { return scores_ + 3 * lanes_; }
+
+  const KeyValueRows<Element>& keys_;
+  const AttentionRows& rows_;
+  const int64_t all_rows_;
+  const int64_t block_;   // positions, each from another part
+  const int64_t blocks_;  // of a chunk
+  const int64_t part_;    // positions of a part of the keys: the distance of those of a block
+  const int64_t lanes_;   // of a chunk, in whole vectors
+  std::vector<float> memory_;
+  float* scores_;       // the first whole cache line of memory_
+  bool fresh_ = false;  // some row has seen nothing yet
+};
+
+void AttendFloats(const KeyValueRows<float>& keys, const AttentionRows& rows) {
+  RowWalk<float>(keys, rows).Attend();
 }
-void AttendBf16s(const KeyValueRows<bf16>& rows, int64_t head_dim, int64_t value_dim, float scale,
-                 AttentionRow& row) {
-  Attend(rows, head_dim, value_dim, scale, row);
+void AttendBf16s(const KeyValueRows<bf16>& keys, const AttentionRows& rows) {
+  RowWalk<bf16>(keys, rows).Attend();
 }
 
 }  // namespace HWY_NAMESPACE
@@ -183,13 +246,11 @@ namespace ringwise {
 HWY_EXPORT(AttendFloats);
 HWY_EXPORT(AttendBf16s);
 
-void AttendRow(const KeyValueRows<float>& rows, int64_t head_dim, int64_t value_dim, float scale,
-               AttentionRow& row) {
-  HWY_DYNAMIC_DISPATCH(AttendFloats)(rows, head_dim, value_dim, scale, row);
+void AttendRows(const KeyValueRows<float>& keys, const AttentionRows& rows) {
+  if (keys.count > 0) HWY_DYNAMIC_DISPATCH(AttendFloats)(keys, rows);
 }
-void AttendRow(const KeyValueRows<bf16>& rows, int64_t head_dim, int64_t value_dim, float scale,
-               AttentionRow& row) {
-  HWY_DYNAMIC_DISPATCH(AttendBf16s)(rows, head_dim, value_dim, scale, row);
+void AttendRows(const KeyValueRows<bf16>& keys, const AttentionRows& rows) {
+  if (keys.count > 0) HWY_DYNAMIC_DISPATCH(AttendBf16s)(keys, rows);
 }
 
 }  // namespace ringwise

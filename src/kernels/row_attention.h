@@ -1,35 +1,44 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 
 #include "ringwise/dtype.h"
 
+// Attention of a few rows over keys and values where they lie: each is read once, in order, by all
+// rows that share its kv_head, and nothing is packed.
 namespace ringwise {
 
-// The values of one row of a PartialAttention, while keys come to it. All of them are f32.
-struct AttentionRow {
-  const float* query = nullptr;  // [head_dim]
-  float* output = nullptr;       // [value_dim]; undefined while row_sum is 0
-  float row_max = -std::numeric_limits<float>::infinity();
-  float row_sum = 0;
-};
-
-// Keys and values where they lie: each row is read once, from memory, and nothing is packed.
+// A part of the keys and values of some kv_heads. Element i of a row lies at
+// data[position * stride + kv_head * head_stride + i].
 template <class Element>
 struct KeyValueRows {
-  const Element* keys = nullptr;  // [count][head_dim], rows `key_stride` elements apart
-  int64_t key_stride = 0;
-  const Element* values = nullptr;  // [count][value_dim], rows `value_stride` apart
-  int64_t value_stride = 0;
-  int64_t count = 0;
+  struct Matrix {
+    const Element* data = nullptr;
+    int64_t stride = 0;
+    int64_t head_stride = 0;
+  };
+  Matrix keys;
+  Matrix values;
+  int64_t count = 0;  // positions
 };
 
-// Adds keys that are all visible to a row, on one thread. With t = scale * (key . query), to base
-// 2: the reference row_max follows the largest t at a distance of at most 2^8. NaN stays NaN.
-void AttendRow(const KeyValueRows<float>& rows, int64_t head_dim, int64_t value_dim, float scale,
-               AttentionRow& row);
-void AttendRow(const KeyValueRows<bf16>& rows, int64_t head_dim, int64_t value_dim, float scale,
-               AttentionRow& row);
+// The rows of some kv_heads, [kv_heads][rows], while keys come to them; all of it is f32.
+struct AttentionRows {
+  int64_t kv_heads = 0;
+  int64_t rows = 0;  // of a kv_head
+  int64_t head_dim = 0;
+  int64_t value_dim = 0;
+  float scale = 0;               // of scores; logarithms are to base 2
+  const float* query = nullptr;  // [head_dim] of each row
+  float* output = nullptr;       // [value_dim] of each row; undefined where row_sum is 0
+  float* row_max = nullptr;      // of each row; undefined where row_sum is 0
+  float* row_sum = nullptr;      // of each row; 0: nothing seen yet
+};
+
+// Adds keys that are all visible to all rows, on one thread: see PartialAttention. With
+// t = scale * (key . query): the reference row_max follows the largest t at a distance of at most
+// 2^8. NaN stays NaN.
+void AttendRows(const KeyValueRows<float>& keys, const AttentionRows& rows);
+void AttendRows(const KeyValueRows<bf16>& keys, const AttentionRows& rows);
 
 }  // namespace ringwise
