@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #if defined(__aarch64__)  // vectors of unknown size cannot be elements of an array
@@ -15,6 +16,7 @@
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 #include "kernels/row_products-inl.h"
+#include "kernels/row_scores_bf16.h"
 #include "kernels/simd-inl.h"
 #include "kernels/tile_vectors_f32-inl.h"
 
@@ -89,11 +91,26 @@ class RowWalk {
   }
 
   void Prepare() {
+    if (std::is_same_v<Element, bf16> && kWidth == kRowScoreLanes && rows_.rows > 1) Narrow();
     fresh_ = false;
     for (int64_t row = 0; row < all_rows_; ++row) fresh_ |= rows_.row_sum[row] == 0;
     ForEachRow([&](int64_t row, int64_t lane) {
       std::fill_n(references() + lane, block_, rows_.row_max[row]);
     });
+  }
+
+  // Queries that are bf16 by themselves may be multiplied so.
+  void Narrow() {
+    native_ = NativeBf16RowScores();
+    if (native_ == nullptr) return;
+    narrow_.resize(static_cast<size_t>(all_rows_ * rows_.head_dim));
+    for (size_t i = 0; i < narrow_.size(); ++i) {
+      narrow_[i] = bf16(rows_.query[i]);
+      if (static_cast<float>(narrow_[i]) != rows_.query[i]) {
+        native_ = nullptr;
+        return;
+      }
+    }
   }
 
   // The sums of the lanes become those of the rows.
@@ -130,8 +147,17 @@ class RowWalk {
     for (int64_t head = 0; head < rows_.kv_heads; ++head) {
       for (int64_t row = 0; row < rows_.rows; row += kRowBlock) {
         const int64_t count = std::min<int64_t>(kRowBlock, rows_.rows - row);
-        MultiplyKeys(query, count, keys, part_ * keys_.keys.stride, block_, rows_.head_dim,
-                     lane_sums.Take(count * block_));
+        float* lanes = lane_sums.Take(count * block_);
+        const int64_t stride = part_ * keys_.keys.stride;
+        if constexpr (std::is_same_v<Element, bf16>) {
+          if (native_ != nullptr) {
+            native_(narrow_.data() + (query - rows_.query), count, keys, stride, block_,
+                    rows_.head_dim, lanes);
+            query += count * rows_.head_dim;
+            continue;
+          }
+        }
+        MultiplyKeys(query, count, keys, stride, block_, rows_.head_dim, lanes);
         query += count * rows_.head_dim;
       }
       keys += keys_.keys.head_stride;
@@ -225,8 +251,10 @@ class RowWalk {
   const int64_t part_;    // positions of a part of the keys: the distance of those of a block
   const int64_t lanes_;   // of a chunk, in whole vectors
   std::vector<float> memory_;
-  float* scores_;       // the first whole cache line of memory_
-  bool fresh_ = false;  // some row has seen nothing yet
+  RowScores native_ = nullptr;  // if that is how scores are made, of `narrow_`
+  std::vector<bf16> narrow_;    // the queries
+  float* scores_;               // the first whole cache line of memory_
+  bool fresh_ = false;          // some row has seen nothing yet
 };
 
 void AttendFloats(const KeyValueRows<float>& keys, const AttentionRows& rows) {
