@@ -32,7 +32,7 @@ void DecodeAttention::AttendBlock(const float* query, ConstTensorView key, Const
                                   int64_t begin, const PartialAttention& block) const {
   const double scale = shape_.scale.value_or(1.0 / std::sqrt(static_cast<double>(shape_.head_dim)));
   std::fill_n(block.row_sum, block.rows, 0.0f);
-  const auto matrix = [&](const ConstTensorView& view) -> KeyValueRows<Element>::Matrix {
+  const auto matrix = [&](const ConstTensorView& view) -> typename KeyValueRows<Element>::Matrix {
     return {view.at<Element>(begin), view.strides[0], view.strides[1]};
   };
   AttendRows({matrix(key), matrix(value), std::min(kBlock, key.shape[0] - begin)},

@@ -179,7 +179,7 @@ class FewQueries {
   void AttendKeys(const Range& keys, int64_t batch, int64_t kv_head,
                   const AttentionRows& rows) const {
     if (keys.size() == 0) return;
-    const auto matrix = [&](const ConstTensorView& view) -> KeyValueRows<Element>::Matrix {
+    const auto matrix = [&](const ConstTensorView& view) -> typename KeyValueRows<Element>::Matrix {
       return {view.at<Element>(batch, keys.begin, kv_head), view.strides[1], view.strides[2]};
     };
     AttendRows({matrix(inputs_.key), matrix(inputs_.value), keys.size()}, rows);
