@@ -60,8 +60,9 @@ void LimitToAvx2() {
   if (dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx2) != dnnl_success) {
     throw UsageError("instructions can be limited only before anything is computed");
   }
-  // Not DisableTargets: Highway 1.0.3 forgets it whenever it is asked what the CPU supports.
-  hwy::GetChosenTarget().Update(has & ~(HWY_AVX3 | HWY_AVX3_DL));
+  // Not DisableTargets: Highway 1.0.3 forgets it whenever it is asked what the CPU supports. Lower
+  // bits are better targets.
+  hwy::GetChosenTarget().Update(has & ~(HWY_AVX2 - 1));
 }
 
 std::vector<std::string> CpuFeatures() {

@@ -4,10 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <vector>
 
 #include "kernels/peak.h"
 #include "kernels/read_bandwidth.h"
+#include "kernels/row_scores_bf16.h"
+#include "kernels/tile_kernels.h"
 
 namespace ringwise {
 namespace {
@@ -22,6 +25,20 @@ TEST(Cpu, NamesFeaturesOnceAndAgreesAboutBf16) {
   EXPECT_EQ(std::ranges::count(OneDnnVersion(), '.'), 2);
   EXPECT_EQ(std::ranges::count(HighwayVersion(), '.'), 2);
 }
+
+#if defined(__x86_64__)
+// In a process of its own, which has computed nothing yet.
+TEST(CpuDeathTest, WithoutNewerInstructionsNoKernelHasThem) {
+  if (!__builtin_cpu_supports("avx2")) GTEST_SKIP() << "no AVX2";
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto limited = [] {
+    LimitToAvx2();
+    return VectorTarget() == "AVX2" && !HasNativeBf16() && NativeBf16TileKernels() == nullptr &&
+           NativeBf16RowScores() == nullptr;
+  };
+  EXPECT_EXIT(std::exit(limited() ? 0 : 1), testing::ExitedWithCode(0), "");
+}
+#endif
 
 // The kernels do the work they claim: the value that comes out is a function of every sum.
 TEST(Peak, KernelsComputeEveryRound) {

@@ -1,6 +1,8 @@
 // The products of few rows with keys for CPUs with AVX-512 BF16 products: see tile_kernels_bf16.cc.
 #include "kernels/row_scores_bf16.h"
 
+#include "kernels/avx512.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 
@@ -101,9 +103,7 @@ namespace ringwise {
 
 RowScores NativeBf16RowScores() {
   // The compiler's run-time check includes whether the system saves the wide registers.
-  static const bool kSupported =
-      __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  static const bool kSupported = MayUseAvx512() && __builtin_cpu_supports("avx512bf16");
   return kSupported ? &MultiplyKeys : nullptr;
 }
 
