@@ -69,18 +69,27 @@ void MergeTransposed(const PartialAttention& partial, const PartialAttention& st
   float keep[kPanel];
   float add[kPanel];
   for (int64_t row = 0; row < state.rows; ++row) {
+    if (partial.row_sum[row] == 0) continue;
     MergeFactors factors;
     if (state.row_sum[row] == 0) {
       std::fill_n(state.Output(row), state.head_dim, 0.0f);
       CopyStatistics(partial, state, row);
-    } else if (partial.row_sum[row] != 0) {
+    } else {
       factors = MergeRow(partial, state, row);
     }
     keep[row] = factors.keep;
     add[row] = factors.add;
   }
-  AddTransposed(partial.output, partial.Stride(), state.head_dim, state.rows, add, keep,
-                state.output, state.Stride());
+  // Run by run of the rows that saw something: what the others hold may be anything.
+  for (int64_t begin = 0; begin < state.rows;) {
+    int64_t end = begin;
+    while (end < state.rows && partial.row_sum[end] != 0) ++end;
+    if (begin < end) {
+      AddTransposed(partial.output + begin, partial.Stride(), state.head_dim, end - begin,
+                    add + begin, keep + begin, state.Output(begin), state.Stride());
+    }
+    begin = end + 1;
+  }
 }
 
 RowResult Normalise(float row_max, float row_sum, float row_weight, float sink) {

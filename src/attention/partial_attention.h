@@ -30,7 +30,8 @@ struct PartialAttention {
 };
 
 // state = state and partial together: over the keys of both. The order of merges decides the last
-// bits, so callers keep it fixed. NaN rows stay NaN.
+// bits, so callers keep it fixed. NaN rows stay NaN; rows that saw nothing reach nothing, whatever
+// their output holds.
 void Merge(const PartialAttention& partial, const PartialAttention& state);
 
 // The same for a partial of at most 64 rows whose output is transposed: [head_dim, rows], lines
