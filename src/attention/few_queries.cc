@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <array>
-#include <limits>
 #include <numeric>
 #include <utility>
 #include <vector>
 
 #include "attention/attention_checks.h"
 #include "attention/partial_attention.h"
+#include "attention/row_finisher.h"
 #include "attention/score_terms.h"
 #include "attention/tile_operands.h"
 #include "attention/tiling.h"
@@ -47,11 +47,14 @@ class FewQueries {
 
   AttentionStats Attend(const AttentionOutputs& outputs) {
     context_.team.ForEach(std::ssize(tile_counts_), [&](int64_t task, int) { Run(task); });
+    const RowFinisher finisher(options_, outputs);
     for (int64_t batch = 0; batch < shape_.batch; ++batch) {
       for (int64_t part = 1; part < tasks_; ++part) {
         Merge(Partial(batch * tasks_ + part), Partial(batch * tasks_));
       }
-      Write(batch, outputs);
+      for (int64_t head = 0; head < shape_.heads; ++head) {
+        finisher.Finish(Partial(batch * tasks_).Part(head * q_len_, q_len_), batch, head, 0);
+      }
     }
     return {std::accumulate(tile_counts_.begin(), tile_counts_.end(), int64_t{0}), kMostRows,
             kTileKeys};
@@ -191,24 +194,6 @@ class FewQueries {
     return {memory, row_max, row_max + Lines(rows_), rows_, shape_.value_dim};
   }
 
-  void Write(int64_t batch, const AttentionOutputs& outputs) {
-    for (int64_t row = 0; row < rows_; ++row) {
-      const int64_t head = row / q_len_;
-      const PartialAttention partial = Partial(batch * tasks_);
-      const float sink = options_.sinks ? *options_.sinks->at<float>(head)
-                                        : -std::numeric_limits<float>::infinity();
-      const float sum = partial.row_sum[row];
-      const RowResult result = Normalise(partial.row_max[row], sum, sum, sink);
-      *outputs.logsumexp.at<float>(batch, head, row % q_len_) = result.logsumexp;
-      DispatchDType(outputs.output.dtype, [&]<class T>(T) {
-        T* to = outputs.output.at<T>(batch, row % q_len_, head);
-        for (int64_t i = 0; i < shape_.value_dim; ++i) {
-          to[i] = sum == 0 ? T(0.0f) : T(result.factor * partial.Output(row)[i]);
-        }
-      });
-    }
-  }
-
   Context& context_;
   const AttentionShape& shape_;
   const AttentionOptions& options_;
@@ -236,12 +221,8 @@ AttentionStats AttendFewQueries(Context& context, const AttentionShape& shape,
                                 const AttentionOptions& options, const AttentionInputs& inputs,
                                 const Positions& query_positions, const Positions& key_positions,
                                 const AttentionOutputs& outputs) {
-  CheckAttentionShape(shape);
-  const int64_t q_len = Count(query_positions);
-  CheckQueryRows("query", inputs.query, shape, q_len, shape.head_dim);
+  CheckForward(shape, inputs.query, Count(query_positions), outputs);
   CheckKeyValue(inputs.key, inputs.value, shape, Count(key_positions));
-  CheckQueryRows("output", outputs.output, shape, q_len, shape.value_dim);
-  CheckLogSumExp("logsumexp", outputs.logsumexp, shape, q_len);
   AttentionStats stats;
   DispatchDType(shape.dtype, [&]<class Element>(Element) {
     stats = FewQueries<Element>(context, shape, options, inputs, query_positions, key_positions)
