@@ -334,6 +334,24 @@ TEST(ForwardOptions, SinksOfAnySize) {
   }
 }
 
+// At a window's edge a query starts with a key or two, whose scores may be far below the others':
+// values as large as the contract allows stay finite all the same.
+TEST(ForwardOptions, LargeValuesInAWindow) {
+  ShardCase c;
+  c.queries = {{0, 2048, 1}};
+  c.key_blocks = {c.queries};
+  c.options.mask.window_left = 256;
+  c.options.mask.window_right = 0;
+  const ShardInputs inputs(c);
+  for (int64_t row = 0; row < c.q_len(); ++row) {
+    for (int64_t i = 0; i < c.head_dim; ++i) {
+      inputs.query.at<float>(0, row, 0)[i] *= 3;
+      inputs.value.at<float>(0, row, 0)[i] = i % 2 == 0 ? -0x1p+116f : 0x1p+116f;
+    }
+  }
+  EXPECT_EQ(CheckShard(c, inputs, ComputeShard(c, inputs, false)), "");
+}
+
 // Scores saturate at the cap, infinite ones too.
 TEST(ForwardOptions, SoftcapOfLargeScores) {
   for (const ShardCase& square : Squares()) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <optional>
@@ -17,6 +18,7 @@
 #include "core/dropout_stream.h"
 #include "kernels/dropout_bits.h"
 #include "kernels/lines_ahead.h"
+#include "kernels/register_tiles.h"
 #include "kernels/tile_kernels.h"
 #include "kernels/transpose.h"
 
@@ -104,9 +106,12 @@ class ForwardWalk {
   static constexpr int kStepRows = 48;
   // Probabilities up to 2^8 lose nothing: f32 has room for their sums and products.
   static constexpr float kSlack = 8.0f;
-  // The same for the sum of a tile of them. References that were found from one or two keys, as at
-  // a window's edge, must fit it too, or all their tiles would be looked at twice.
-  static constexpr float kMostSum = 16.0f * kKeyChunk;
+  // The same for a tile of probabilities, all of which may be 1.
+  static constexpr float kMostSum = 512.0f;
+  static_assert(kMostSum > kKeyChunk);
+  // Keys by whose largest score a reference is found. From one or two, as at a window's edge, it
+  // would often be so low that sums exceed kMostSum, and every tile would be computed twice.
+  static constexpr int kEnoughKeys = 16;
 
   struct Head {
     MaskPlane plane;
@@ -121,7 +126,8 @@ class ForwardWalk {
     float row_sum[kPanel];
     float row_weight[kPanel];
     int columns = 0;
-    bool unseen = false;  // some column has seen no key yet
+    uint64_t young = 0;  // the columns that have seen fewer than kEnoughKeys, a bit each
+    int seen[kPanel];    // keys, of the young ones
   };
 
   struct Workspace {
@@ -196,7 +202,8 @@ class ForwardWalk {
     std::fill_n(panel.row_sum, kPanel, 0.0f);
     std::fill_n(panel.row_weight, kPanel, 0.0f);
     std::fill_n(panel.row_max, kPanel, kNothingSeen);
-    panel.unseen = true;
+    std::fill_n(panel.seen, kPanel, 0);
+    panel.young = ~uint64_t{0} >> (kPanel - panel.columns);
   }
 
   // The tile that comes next, spread over the register tiles of `rows` rows of scores.
@@ -207,7 +214,7 @@ class ForwardWalk {
     };
     const Rows<const Storage> keys = block.Keys(batch, kv_head, next.begin);
     const Rows<const Storage> values = block.Values(batch, kv_head, next);
-    ahead.Start(rows / 6);
+    ahead.Start(rows / kTileRows);
     ahead.Add(keys.data, 0, 1, bytes(keys.stride));
     ahead.Add(values.data, 0, 1, bytes(block.value_dim()));
   }
@@ -220,7 +227,7 @@ class ForwardWalk {
     const Rows<const Operand>& keys = tile.keys;
     Pending out{tile.values, view.rows.begin, view.rows.begin, hides && !Finite(tile)};
     const bool fuses = Fuses(panel);
-    if (fuses && !panel.unseen && view.visible == nullptr && !of.stream) {
+    if (fuses && panel.young == 0 && view.visible == nullptr && !of.stream) {
       const ScoreTile all{.rows = static_cast<int>(tile.rows.count()),
                           .columns = panel.columns,
                           .scale = problem_.scale};
@@ -247,11 +254,13 @@ class ForwardWalk {
       }
       const Rows<const Operand> rows{keys.data + row * keys.stride, keys.stride};
       Operand* p = work_.probabilities + (row - out.first) * kPanel;
-      if (!(fuses && !panel.unseen && !out.careful && AttendFused(rows, scores, p, ahead, panel))) {
+      const bool discovers = (step.columns & panel.young) != 0;
+      if (!(fuses && !discovers && !out.careful && AttendFused(rows, scores, p, ahead, panel))) {
         kernels_.product(rows.data, rows.stride, panel.query, kPanel, scores.rows, panel.columns,
                          depth_, work_.scores, kPanel, false);
         if (!problem_.terms.none()) ApplyTerms(of, step_keys, panel, row, scores);
         if (out.careful) FindPairs(scores, work_.pairs + row);
+        if (discovers) Discover(scores, row, out, panel);
         AttendStep(scores, row, out, panel);
       }
     }
@@ -274,10 +283,12 @@ class ForwardWalk {
   // AttendStep without scores in memory. False, and nothing done, if the reference has to move.
   bool AttendFused(Rows<const Operand> keys, const ScoreTile& tile, Operand* p, LinesAhead& ahead,
                    Panel& panel) const {
+    float reference[kPanel];
     float sums[kPanel];
     float weights[kPanel];
-    kernels_.product_softmax(keys.data, keys.stride, panel.query, depth_, tile, panel.row_max, p,
-                             sums, weights, ahead);
+    FiniteReference(panel, reference);
+    kernels_.product_softmax(keys.data, keys.stride, panel.query, depth_, tile, reference, p, sums,
+                             weights, ahead);
     bool fits = true;
     for (int i = 0; i < panel.columns; ++i) fits &= sums[i] <= kMostSum;
     if (fits) AddSums(sums, weights, panel);
@@ -292,14 +303,13 @@ class ForwardWalk {
 
   // Adds the step's probabilities to the panel's sums and leaves them pending.
   void AttendStep(const ScoreTile& scores, int row, Pending& out, Panel& panel) const {
-    if (panel.unseen) Discover(scores, panel);
     Operand* p = work_.probabilities + (row - out.first) * kPanel;
     float sums[kPanel];
     float weights[kPanel];
     float excess[kPanel];
     if (SoftmaxStep(scores, panel, p, sums, weights, excess) > kSlack) {
       Flush(row, out, panel);
-      MoveReference(excess, panel);
+      MoveReference(excess, kSlack, panel);
       SoftmaxStep(scores, panel, p, sums, weights, excess);
     }
     AddSums(sums, weights, panel);
@@ -328,29 +338,48 @@ class ForwardWalk {
 
   float SoftmaxStep(const ScoreTile& scores, const Panel& panel, Operand* p, float* sums,
                     float* weights, float* excess) const {
-    float reference[kPanel];  // finite, so that hidden scores of unseen columns give no NaN
-    for (int i = 0; i < kPanel; ++i) {
-      reference[i] = panel.row_max[i] == kNothingSeen ? 0.0f : panel.row_max[i];
-    }
+    float reference[kPanel];
+    FiniteReference(panel, reference);
     return kernels_.softmax(scores, reference, p, sums, weights, excess);
   }
 
-  // Columns that see their first keys start from the largest score of these.
-  void Discover(const ScoreTile& scores, Panel& panel) const {
-    float maxima[kPanel];
-    kernels_.score_maxima(scores, maxima);
-    panel.unseen = false;
-    for (int i = 0; i < panel.columns; ++i) {
-      if (panel.row_max[i] == kNothingSeen) panel.row_max[i] = maxima[i];
-      if (panel.row_max[i] == kNothingSeen) panel.unseen = true;
+  // So that hidden scores of columns that have seen nothing give no NaN.
+  static void FiniteReference(const Panel& panel, float* reference) {
+    for (int i = 0; i < kPanel; ++i) {
+      reference[i] = panel.row_max[i] == kNothingSeen ? 0.0f : panel.row_max[i];
     }
   }
 
-  void MoveReference(const float* excess, Panel& panel) const {
+  // The references of young columns become the largest score that they have seen, with these.
+  void Discover(const ScoreTile& scores, int row, Pending& out, Panel& panel) const {
+    float maxima[kPanel];
+    kernels_.score_maxima(scores, maxima);
+    for (int key = 0; key < scores.rows; ++key) {
+      uint64_t left = scores.visible == nullptr ? ~uint64_t{0} : scores.visible[key];
+      for (left &= panel.young; left != 0; left &= left - 1) ++panel.seen[std::countr_zero(left)];
+    }
+    float excess[kPanel] = {};
+    for (int i = 0; i < panel.columns; ++i) {
+      if ((panel.young >> i & 1) == 0) continue;
+      if (panel.row_max[i] == kNothingSeen) {
+        panel.row_max[i] = maxima[i];
+      } else {
+        excess[i] = maxima[i] - panel.row_max[i];
+      }
+      const bool found = panel.row_max[i] != kNothingSeen;
+      if (found && panel.seen[i] >= kEnoughKeys) panel.young &= ~(uint64_t{1} << i);
+    }
+    if (std::ranges::none_of(excess, [](float e) { return e > 0; })) return;
+    Flush(row, out, panel);
+    MoveReference(excess, 0, panel);
+  }
+
+  // Of the columns whose largest score exceeds it by more than `slack`.
+  void MoveReference(const float* excess, float slack, Panel& panel) const {
     float factors[kPanel];
     std::fill_n(factors, kPanel, 1.0f);
     for (int i = 0; i < panel.columns; ++i) {
-      if (!(excess[i] > kSlack)) continue;
+      if (!(excess[i] > slack)) continue;
       const float moved = panel.row_max[i] + excess[i];
       factors[i] = std::exp2(panel.row_max[i] - moved);
       panel.row_max[i] = moved;

@@ -20,6 +20,7 @@ struct TileView {
   struct Step {
     VisibleRows rows;                   // none: begin == end
     const uint64_t* visible = nullptr;  // from rows.begin on; null: all
+    uint64_t columns = 0;               // that see some of it, a bit each
 
     bool empty() const { return rows.begin >= rows.end; }
   };
@@ -28,8 +29,8 @@ struct TileView {
   Step At(VisibleRows step) const {
     const VisibleRows part{std::max(step.begin, rows.begin), std::min(step.end, rows.end)};
     if (part.begin >= part.end) return {};
-    if (visible == nullptr) return {part, nullptr};
     const uint64_t columns = ~uint64_t{0} >> (kPanel - queries.count());
+    if (visible == nullptr) return {part, nullptr, columns};
     uint64_t any = 0;
     uint64_t all = columns;
     for (int row = part.begin; row < part.end; ++row) {
@@ -37,7 +38,7 @@ struct TileView {
       all &= visible[row];
     }
     if (any == 0) return {};
-    return {part, all == columns ? nullptr : visible + part.begin};
+    return {part, all == columns ? nullptr : visible + part.begin, any};
   }
 };
 

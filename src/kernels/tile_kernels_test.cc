@@ -466,13 +466,13 @@ TEST(TileKernels, AddsTransposed) {
       for (int64_t column = 0; column < columns; ++column) {
         for (int64_t row = 0; row < rows + 5; ++row) {
           const int64_t at = column * (rows + 5) + row;
-          const float kept = keep[column] * before[at];
-          const float added = add[column] * source[row * (columns + 3) + column];
           if (row >= rows) {
             ASSERT_EQ(sums[at], before[at]);
-          } else {
-            ASSERT_NEAR(sums[at], kept + added, 1e-6 * (1 + std::abs(kept) + std::abs(added)));
+            continue;
           }
+          const float kept = keep[column] * before[at];
+          const float added = add[column] * source[row * (columns + 3) + column];
+          ASSERT_NEAR(sums[at], kept + added, 1e-6 * (1 + std::abs(kept) + std::abs(added)));
         }
       }
     }
