@@ -18,7 +18,6 @@ namespace ringwise {
 namespace {
 
 constexpr int64_t kMostRows = 64;  // that share a kv_head
-constexpr int64_t kLeastKeys = 16384;
 // Keys that the mask is asked about at once.
 constexpr int64_t kTileKeys = 256;
 // Tiles of one task: enough to outweigh its partial result.
@@ -212,9 +211,11 @@ class FewQueries {
 }  // namespace
 
 bool SuitsFewQueries(const AttentionShape& shape, const AttentionOptions& options, int64_t q_len,
-                     int64_t kv_len) {
-  return kv_len >= kLeastKeys && shape.heads / shape.kv_heads * q_len <= kMostRows &&
-         options.dropout.probability == 0 && ScoreTerms(shape, options).none();
+                     const Positions& key_positions) {
+  const int64_t keys = Count(key_positions);
+  return keys >= std::max(kFewQueriesLeastKeys, kTileKeys * std::ssize(key_positions)) &&
+         shape.heads / shape.kv_heads * q_len <= kMostRows && options.dropout.probability == 0 &&
+         ScoreTerms(shape, options).none();
 }
 
 AttentionStats AttendFewQueries(Context& context, const AttentionShape& shape,

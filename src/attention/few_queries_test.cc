@@ -107,5 +107,25 @@ TEST(FewQueries, HiddenKeysAreNotTouched) {
   EXPECT_TRUE(std::isnan(Attend(c, c.options, inputs, 1).output[0]));
 }
 
+// Of all runs alike.
+Positions Runs(int64_t runs, int64_t keys) {
+  Positions positions;
+  for (int64_t run = 0; run < runs; ++run) positions.push_back({2 * run * keys, keys, 1});
+  return positions;
+}
+
+TEST(FewQueries, SuitManyKeysInLongRuns) {
+  const AttentionShape shape{.batch = 1, .heads = 8, .kv_heads = 2, .head_dim = 8, .value_dim = 8};
+  const auto suits = [&](int64_t q_len, const Positions& keys) {
+    return SuitsFewQueries(shape, {}, q_len, keys);
+  };
+  EXPECT_TRUE(suits(16, Runs(1, kFewQueriesLeastKeys)));
+  EXPECT_FALSE(suits(17, Runs(1, kFewQueriesLeastKeys)));
+  EXPECT_FALSE(suits(1, Runs(1, kFewQueriesLeastKeys - 1)));
+  EXPECT_TRUE(suits(1, Runs(100, 256)));
+  EXPECT_FALSE(suits(1, Runs(100, 255)));
+  EXPECT_FALSE(suits(1, Runs(2 * kFewQueriesLeastKeys, 1)));
+}
+
 }  // namespace
 }  // namespace ringwise
