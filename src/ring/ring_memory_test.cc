@@ -18,6 +18,7 @@ namespace {
 
 constexpr int64_t kHeadDim = 16;
 constexpr int64_t kValueDim = 24;
+constexpr int64_t kFewRows = 3;
 
 struct MemoryCase {
   int64_t heads, kv_heads;
@@ -102,9 +103,10 @@ Peaks Measure(const MemoryCase& c) {
 
 int64_t Slack(int64_t bytes) { return bytes + bytes / 1000 + 4096; }
 
-// At most two key/value shards, packed copies counted; in backward also their gradients, and dq in
-// f32. docs/ring_attention.md says what is held beyond that: a few f32 a row and head, and in bf16
-// the output's state and, where keys travel, half a shard's gradient.
+// At most two key/value shards, alone one, packed copies counted; in backward also their gradients,
+// and dq in f32. docs/ring_attention.md says what is held beyond that: a few f32 a row and head, in
+// forward of a ring alone, and in bf16 the output's state there and, where keys travel, half a
+// shard's gradient.
 TEST(RingMemory, IsTwoShardsAndTheirGradients) {
   for (const auto& [heads, kv_heads] : {std::pair{2, 2}, std::pair{4, 1}}) {
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
@@ -120,10 +122,14 @@ TEST(RingMemory, IsTwoShardsAndTheirGradients) {
         const int64_t head_rows = c.rows * heads;
         const Peaks peaks = Measure(c);
 
-        const int64_t shards = ring == 1 ? 1 : 2;
-        EXPECT_LE(peaks.forward[MemoryCategory::kRingBuffers], Slack(shards * shard));
-        EXPECT_LE(peaks.forward[MemoryCategory::kActivations],
-                  Slack(head_rows * (12 + (rounds ? kValueDim * 4 : 0))));
+        if (ring == 1) {  // rows are completed as they are computed
+          EXPECT_LE(peaks.forward[MemoryCategory::kRingBuffers], Slack(shard));
+          EXPECT_EQ(peaks.forward[MemoryCategory::kActivations], 0);
+        } else {
+          EXPECT_LE(peaks.forward[MemoryCategory::kRingBuffers], Slack(2 * shard));
+          EXPECT_LE(peaks.forward[MemoryCategory::kActivations],
+                    Slack(head_rows * (12 + (rounds ? kValueDim * 4 : 0))));
+        }
 
         // dq, logsumexp and delta.
         EXPECT_LE(peaks.backward[MemoryCategory::kActivations],
@@ -139,6 +145,57 @@ TEST(RingMemory, IsTwoShardsAndTheirGradients) {
       }
     }
   }
+}
+
+// Of many kv_heads a ring of one packs 8 MiB at a time.
+TEST(RingMemory, AloneFewHeadsArePacked) {
+  const MemoryCase c{12, 12, DType::kF32, 1, 1, 4 * kBackwardCut.least_rows};
+  const int64_t shard = c.rows * c.kv_heads * (kHeadDim + kValueDim) * 4;
+  constexpr int64_t kPacked = 8 << 20;
+  ASSERT_GT(shard, Slack(kPacked));
+  const Peaks peaks = Measure(c);
+  EXPECT_LE(peaks.forward[MemoryCategory::kRingBuffers], kPacked);
+  EXPECT_EQ(peaks.forward[MemoryCategory::kActivations], 0);
+}
+
+// The peak of forward of a few queries over keys at these positions, alone.
+MemoryMeter::Reading MeasureFewQueries(const Positions& keys) {
+  MemoryMeter::Reading peak;
+  Launch({.threads = 1}, [&](Rank& rank) {
+    MemoryMeter apart;
+    const auto make = [&](int64_t rows, int64_t heads, int64_t dim) {
+      return Random(apart, DType::kF32, {1, rows, heads, dim}, 0);
+    };
+    RingAttentionOptions options;
+    options.query_positions = {{{0, kFewRows, 1}}};
+    options.key_positions = {keys};
+    const Tensor query = make(kFewRows, 2, kHeadDim);
+    const Tensor key = make(Count(keys), 1, kHeadDim);
+    const Tensor value = make(Count(keys), 1, kValueDim);
+    Tensor output = make(kFewRows, 2, kValueDim);
+    Tensor logsumexp(apart, MemoryCategory::kActivations, DType::kF32, {1, 2, kFewRows});
+    rank.context.meter.ResetPeak();
+    RingAttentionForward(rank.context, rank.ring, options, {query.view(), key.view(), value.view()},
+                         {output.view(), logsumexp.view()});
+    peak = rank.context.meter.peak();
+  });
+  return peak;
+}
+
+// Nothing is packed, and there is a partial result for every 2048 keys; keys that stand each by
+// itself are packed and need no more than fewer of them.
+TEST(RingMemory, FewQueriesHoldPartialResults) {
+  constexpr int64_t kKeys = 20480;
+  const MemoryMeter::Reading together = MeasureFewQueries({{0, kKeys, 1}});
+  EXPECT_EQ(together[MemoryCategory::kRingBuffers], 0);
+  EXPECT_EQ(together[MemoryCategory::kActivations], 0);
+  const int64_t partial = 2 * kFewRows * (kHeadDim + kValueDim + 2) * 4;
+  const int64_t lines = 4 * 64;  // each of the four arrays begins a cache line
+  EXPECT_LE(together[MemoryCategory::kWorkspace], kKeys / 2048 * (partial + lines));
+  Positions apart;
+  for (int64_t key = 0; key < kKeys; ++key) apart.push_back({3 * key, 1, 1});
+  EXPECT_EQ(MeasureFewQueries(apart)[MemoryCategory::kWorkspace],
+            MeasureFewQueries({{0, 1024, 1}})[MemoryCategory::kWorkspace]);
 }
 
 // One workspace a thread, however long the sequence; where threads share the keys of a head, each
