@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "attention/attention_oracle.h"
+#include "attention/few_queries.h"
 #include "benchmark/attention_call.h"
 #include "ringwise/error.h"
 #include "ringwise/whole_attention.h"
@@ -35,15 +36,32 @@ std::string CheckBf16(const AttentionResults& results, const AttentionResults& p
   return "";
 }
 
+// Whether a rank alone attends otherwise than in tiles.
+bool ReadsInPlace(const AttentionProblem& problem) {
+  const AttentionShape shape{.heads = problem.heads,
+                             .kv_heads = problem.kv_heads,
+                             .head_dim = problem.head_dim,
+                             .value_dim = problem.head_dim,
+                             .dtype = problem.dtype};
+  return SuitsFewQueries(shape, {}, problem.seq, {{0, problem.kv_seq, 1}});
+}
+
 // Of so few a longer cache costs the reference little.
 constexpr int64_t kFewQueries = 16;
 
-// Long enough for several tiles each way, with remainders; short enough for a scalar reference.
+// Long enough for several tiles each way, with remainders, and for the path that the problem itself
+// takes; short enough for a scalar reference.
 AttentionProblem Small(AttentionProblem problem) {
   const int64_t offset = problem.kv_seq - problem.seq;
+  const int64_t group = problem.heads / problem.kv_heads;
+  int64_t most_offset = problem.seq <= kFewQueries ? 1500 : 100;
+  int64_t most_kv_heads = 2;
+  if (ReadsInPlace(problem)) {
+    most_offset = kFewQueriesLeastKeys + 100;
+    if (group * problem.seq > kFewQueries) most_kv_heads = 1;
+  }
   problem.batch = 1;
   problem.seq = std::min<int64_t>(problem.seq, 301);
-  const int64_t most_offset = problem.seq <= kFewQueries ? 1500 : 100;
   problem.kv_seq =
       std::max<int64_t>(1, problem.seq + std::clamp<int64_t>(offset, -100, most_offset));
   for (auto* const window : {&problem.window_left, &problem.window_right}) {
@@ -52,8 +70,7 @@ AttentionProblem Small(AttentionProblem problem) {
   PackedDocuments& documents = problem.documents;
   documents.longest = std::min<int64_t>(documents.longest, 90);
   documents.shortest = std::min<int64_t>(documents.shortest, 20);
-  const int64_t group = problem.heads / problem.kv_heads;
-  problem.kv_heads = std::min<int64_t>(problem.kv_heads, 2);
+  problem.kv_heads = std::min<int64_t>(problem.kv_heads, most_kv_heads);
   problem.heads = problem.kv_heads * group;
   return problem;
 }
