@@ -32,9 +32,8 @@ AttentionStats RingAttentionForward(Context& context, Communicator& ring,
     const TraceSpan span(context.trace, TraceKind::kCompute, "forward", {{"block", 0}});
     const Positions& queries = options.query_positions[0];
     const Positions& keys = options.key_positions[0];
-    const auto attend = SuitsFewQueries(shape, options, Count(queries), keys)
-                            ? &AttendFewQueries
-                            : &AttendAllKeys;
+    const auto attend =
+        SuitsFewQueries(shape, options, Count(queries), keys) ? &AttendFewQueries : &AttendAllKeys;
     return attend(context, shape, options, inputs, queries, keys, outputs);
   }
   const auto shard = MakeShardAttentionForward(context, shape, options, inputs.query,
