@@ -2,8 +2,8 @@
 """Memory of the largest rank as the ring grows, from the meter, against the bounds we promise.
 
     python3 benchmarks/ring_memory.py [--context 32768]        about half an hour on two cores
-    python3 benchmarks/ring_memory.py --context 16384          the least for which the bounds hold:
-                                                               tiles a thread count for more below
+    python3 benchmarks/ring_memory.py --context 16384          a quarter of that; at 8192 and less
+                                                               tiles a thread weigh too much
 
 Trains one step of hidden 128, 8 layers, 4 heads, 2 kv_heads, feed-forward 352, in f32:
   fixed     the context on rings of 1, 2, 4: the working memory (activations + ring_buffers +
