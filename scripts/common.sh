@@ -1,10 +1,11 @@
 # shellcheck shell=bash
 # Shared by the scripts here; to be sourced. Everything is safe to run again.
 
-# What building needs; docs/architecture.md gives the reason for each library.
+# What building needs; docs/architecture.md gives the reason for each library. OpenCL's headers are
+# for oneDNN's CMake file alone, which asks for them without depending on their package.
 # shellcheck disable=SC2034  # used by the scripts that source this file
-BUILD_PACKAGES=(g++ cmake ninja-build ccache pkg-config libdnnl-dev libhwy-dev libopenmpi-dev
-  openmpi-bin nlohmann-json3-dev libcli11-dev libfmt-dev libgtest-dev libgmock-dev)
+BUILD_PACKAGES=(g++ cmake ninja-build ccache pkg-config libdnnl-dev ocl-icd-opencl-dev libhwy-dev
+  libopenmpi-dev openmpi-bin nlohmann-json3-dev libcli11-dev libfmt-dev libgtest-dev libgmock-dev)
 
 say() { printf '\n== %s\n' "$*"; }
 
