@@ -122,4 +122,8 @@ struct TileKernels {
 const TileKernels<float>& FloatTileKernels();
 const TileKernels<bf16>* NativeBf16TileKernels();
 
+// What NativeBf16TileKernels chooses among, the fastest first; null where the CPU lacks them.
+const TileKernels<bf16>* AmxTileKernels();      // matrix tiles
+const TileKernels<bf16>* DotBf16TileKernels();  // AVX-512 BF16
+
 }  // namespace ringwise

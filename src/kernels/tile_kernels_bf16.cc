@@ -88,7 +88,7 @@ constexpr TileKernels<bf16> kKernels = {
 
 namespace ringwise {
 
-const TileKernels<bf16>* NativeBf16TileKernels() {
+const TileKernels<bf16>* DotBf16TileKernels() {
   // The compiler's run-time check includes whether the system saves the wide registers.
   static const bool kSupported = MayUseAvx512() && __builtin_cpu_supports("avx512bf16");
   return kSupported ? &native_bf16::kKernels : nullptr;
@@ -100,7 +100,7 @@ const TileKernels<bf16>* NativeBf16TileKernels() {
 
 namespace ringwise {
 
-const TileKernels<bf16>* NativeBf16TileKernels() { return nullptr; }
+const TileKernels<bf16>* DotBf16TileKernels() { return nullptr; }
 
 }  // namespace ringwise
 

@@ -29,9 +29,11 @@ std::vector<Operand> Normal(size_t count, uint64_t stream, float scale = 1.0f) {
 template <class Operand, class Check>
 void ForEachKernels(const Check& check) {
   if constexpr (std::is_same_v<Operand, bf16>) {
-    const TileKernels<bf16>* kernels = NativeBf16TileKernels();
-    if (kernels == nullptr) GTEST_SKIP() << "no bf16 products on this CPU";
-    check(*kernels);
+    if (NativeBf16TileKernels() == nullptr) GTEST_SKIP() << "no bf16 products on this CPU";
+    for (const auto* kernels : {AmxTileKernels(), DotBf16TileKernels()}) {
+      SCOPED_TRACE(kernels == AmxTileKernels() ? "AMX" : "AVX-512 BF16");
+      if (kernels != nullptr) check(*kernels);
+    }
   } else {
     for (const auto target : hwy::SupportedAndGeneratedTargets()) {
       SCOPED_TRACE(hwy::TargetName(target));

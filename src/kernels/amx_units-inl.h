@@ -1,0 +1,91 @@
+#pragma once
+
+// What the fused AMX kernels share: a part of tile_kernels_amx.cc.
+//
+// A panel's scores are made in units of 32 keys and 32 queries, as many as the tile registers sum
+// at once, and left in the nearest cache. While the tiles multiply a unit, which keeps their own
+// part of the core busy, the vector units work at the one before: a few rows after each step.
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels/amx_product-inl.h"
+#include "kernels/lines_ahead.h"
+#include "kernels/register_tiles.h"
+
+namespace ringwise::amx {
+
+inline constexpr int kUnitColumns = 2 * kColumns;
+
+struct Unit {
+  int row = 0;   // of the panel's tile: the first
+  int rows = 0;  // at most kBlockRows
+  int column = 0;
+};
+
+// Goes over the units of `rows` rows: multiply(unit, buffer, between) makes the products of one in
+// buffer 0 or 1 and calls between() `steps` times, work.Start(unit, buffer) and work.Pair(row) do
+// the rest, two rows at a time, in order, and work.End() ends it.
+template <class Multiply, class Work>
+[[gnu::always_inline]] inline void ForEachUnit(int rows, int k, int steps, const Multiply& multiply,
+                                               Work& work, LinesAhead& ahead) {
+  const int pairs_a_step = (kBlockRows / 2 + steps - 1) / steps;
+  int buffer = 0;
+  Unit before;  // the unit that `work` is at; none has no rows
+  int done = 0;
+  const auto advance = [&](int end) __attribute__((always_inline)) {
+    for (end = std::min(end, before.rows); done < end; done += 2) {
+      work.Pair(done);
+      if (done % kTileRows == 0) ahead.Fetch();
+    }
+  };
+  const auto blocks = [&](int begin, int end, int count) __attribute__((always_inline)) {
+    if (begin == end) return;
+    const Shapes shapes(count, k);
+    for (int row = begin; row < end; row += kBlockRows) {
+      for (int column = 0; column < kPanel; column += kUnitColumns) {
+        const Unit unit{row, count, column};
+        multiply(
+            unit,
+            buffer, [&]() __attribute__((always_inline)) { advance(done + 2 * pairs_a_step); });
+        advance(kBlockRows);
+        if (before.rows != 0) work.End();
+        before = unit;
+        done = 0;
+        work.Start(unit, buffer);
+        buffer = 1 - buffer;
+      }
+    }
+  };
+  AfterStores();
+  const int whole = rows - rows % kBlockRows;
+  blocks(0, whole, kBlockRows);
+  blocks(whole, rows, rows - whole);
+  advance(kBlockRows);
+  if (before.rows != 0) work.End();
+}
+
+// Sums of one unit, as MultiplyBlock leaves them.
+struct alignas(64) UnitSums {
+  float sums[kBlockRows * kUnitColumns];
+
+  [[gnu::always_inline]] __m512 At(int row, int vector) const {
+    return _mm512_load_ps(sums + row * kUnitColumns + vector * kLanes);
+  }
+};
+
+// sums = left right, for a unit's rows of `left` and columns of `right`, a packed panel.
+template <class Between>
+[[gnu::always_inline]] inline void MultiplyUnit(const PanelFactors<bf16>& factors, const Unit& unit,
+                                                UnitSums& sums, const Between& between) {
+  const Factors of{factors.left + unit.row * factors.stride,
+                   factors.stride,
+                   factors.right + 2 * unit.column,
+                   kPanel,
+                   factors.k,
+                   sums.sums,
+                   kUnitColumns,
+                   false};
+  MultiplyBlock(of, unit.rows, 0, kUnitColumns, between);
+}
+
+}  // namespace ringwise::amx
