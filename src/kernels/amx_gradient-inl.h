@@ -30,18 +30,19 @@ class GradientOfUnit {
 
   [[gnu::always_inline]] void Start(const Unit& unit, int buffer) {
     unit_ = unit;
-    scores_ = score_buffers_ + buffer;
-    dp_ = dp_buffers_ + buffer;
+    scores_ = score_buffers_[buffer].sums;
+    dp_ = dp_buffers_[buffer].sums;
     for (int v = 0; v < 2; ++v) {
       logsumexp_[v] = _mm512_loadu_ps(at_.logsumexp + unit.column + v * kLanes);
       delta_[v] = _mm512_loadu_ps(at_.delta + unit.column + v * kLanes);
     }
   }
 
+  // Rows `row` and, if it is kWhole, the next.
+  template <bool kWhole>
   [[gnu::always_inline]] void Pair(int row) {
-    const bool pair = row + 1 < unit_.rows;
     const __m512i first = Row(row);
-    const __m512i second = pair ? Row(row + 1) : _mm512_setzero_si512();
+    const __m512i second = kWhole ? Row(row + 1) : _mm512_setzero_si512();
     bf16* packed = at_.packed_ds + (unit_.row + row) * kPanel + 2 * unit_.column;
     const __m512i low = _mm512_inserti64x4(first, _mm512_castsi512_si256(second), 1);
     const __m512i high = _mm512_shuffle_i64x2(first, second, 0xee);
@@ -60,8 +61,9 @@ class GradientOfUnit {
     __m512 gradient[2];
 #pragma GCC unroll 2
     for (int v = 0; v < 2; ++v) {
-      power[v] = native_bf16::RoughExp2(_mm512_fmsub_ps(scores_->At(row, v), scale, logsumexp_[v]));
-      const __m512 difference = _mm512_sub_ps(dp_->At(row, v), delta_[v]);
+      power[v] =
+          native_bf16::RoughExp2(_mm512_fmsub_ps(Scores(scores_, row, v), scale, logsumexp_[v]));
+      const __m512 difference = _mm512_sub_ps(Scores(dp_, row, v), delta_[v]);
       if constexpr (kMasked) {
         const __mmask16 lanes = native_bf16::Lanes(unit_.column + v * kLanes, visible);
         power[v] = _mm512_maskz_mov_ps(lanes, power[v]);
@@ -81,8 +83,8 @@ class GradientOfUnit {
   const GradientTile& at_;
   const UnitSums* const score_buffers_;
   const UnitSums* const dp_buffers_;
-  const UnitSums* scores_ = nullptr;
-  const UnitSums* dp_ = nullptr;
+  const float* scores_ = nullptr;
+  const float* dp_ = nullptr;
   Unit unit_;
   __m512 logsumexp_[2];
   __m512 delta_[2];
@@ -94,9 +96,8 @@ void ProductSoftmaxGradient(const PanelFactors<bf16>& scores, const PanelFactors
   UnitSums score_sums[2];
   UnitSums dp_sums[2];
   GradientOfUnit<kMasked> work(tile, at, score_sums, dp_sums);
-  const int steps = Steps(scores.k, kUnitColumns) + Steps(dp.k, kUnitColumns);
   ForEachUnit(
-      tile.rows, scores.k, steps,
+      tile.rows, scores.k,
       [&](const Unit& unit, int buffer, const auto& between) __attribute__((always_inline)) {
         MultiplyUnit(scores, unit, score_sums[buffer], between);
         MultiplyUnit(dp, unit, dp_sums[buffer], between);

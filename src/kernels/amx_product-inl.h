@@ -166,18 +166,12 @@ template <int kLeft, int kRight, bool kTail, class Between>
   }
 }
 
-// How often between() is called for a block's columns.
-inline int Steps(int k, int columns) {
-  const int tiles = (columns + kColumns - 1) / kColumns;
-  return k % kDepth == 0 ? (tiles + 1) / 2 * (k / kDepth) : tiles * (k / kDepth + 1);
-}
-
 // Up to kBlockRows rows, and columns [first, last) rounded up to whole tiles, with the shapes of
 // `rows` and the depth.
 template <class Between>
 [[gnu::always_inline]] inline void MultiplyBlock(const Factors& of, int rows, int first, int last,
                                                  const Between& between) {
-  const auto columns = [&]<int kLeft, bool kTail>() {
+  const auto columns = [&]<int kLeft, bool kTail>() __attribute__((always_inline)) {
     int column = first;
     if constexpr (!kTail) {
       for (; column + kColumns < last; column += 2 * kColumns) {
@@ -202,12 +196,10 @@ inline void Product(const bf16* a, int64_t lda, const bf16* b, int64_t ldb, int 
   const auto blocks = [&](int begin, int end, int rows) {
     if (begin == end) return;
     const Shapes shapes(rows, k);
-    // A pair of column tiles of b stays in the nearest cache while all rows of a pass by.
-    for (int column = 0; column < n; column += 2 * kColumns) {
-      for (int row = begin; row < end; row += kBlockRows) {
-        const Factors of{a + row * lda, lda, b, ldb, k, c + row * ldc, ldc, accumulate};
-        MultiplyBlock(of, rows, column, std::min(column + 2 * kColumns, n), [] {});
-      }
+    // Rows of a stay in the nearest cache for all columns.
+    for (int row = begin; row < end; row += kBlockRows) {
+      const Factors of{a + row * lda, lda, b, ldb, k, c + row * ldc, ldc, accumulate};
+      MultiplyBlock(of, rows, 0, n, [] {});
     }
   };
   const int whole = m - m % kBlockRows;

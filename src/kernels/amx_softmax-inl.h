@@ -18,7 +18,7 @@ class SoftmaxOfUnit {
 
   [[gnu::always_inline]] void Start(const Unit& unit, int buffer) {
     unit_ = unit;
-    scores_ = buffers_ + buffer;
+    scores_ = buffers_[buffer].sums;
     for (int v = 0; v < 2; ++v) {
       const int column = unit.column + v * kLanes;
       reference_[v] = _mm512_loadu_ps(at_.reference + column);
@@ -27,30 +27,31 @@ class SoftmaxOfUnit {
     }
   }
 
+  // Rows `row` and, if it is kWhole, the next.
+  template <bool kWhole>
   [[gnu::always_inline]] void Pair(int row) {
     const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
     const __m512 scale = _mm512_set1_ps(tile_.scale);
-    const bool pair = row + 1 < unit_.rows;
     const int first = unit_.row + row;
     uint64_t visible[2] = {};
     uint64_t kept[2] = {};
     if constexpr (kMasked) {
       visible[0] = tile_.visible[first];
-      visible[1] = pair ? tile_.visible[first + 1] : 0;
+      visible[1] = kWhole ? tile_.visible[first + 1] : 0;
     }
     if constexpr (kDrops) {
       kept[0] = tile_.kept[first];
-      kept[1] = pair ? tile_.kept[first + 1] : 0;
+      kept[1] = kWhole ? tile_.kept[first + 1] : 0;
     }
 #pragma GCC unroll 2
     for (int v = 0; v < 2; ++v) {
       const int column = unit_.column + v * kLanes;
       const auto power = [&](int i) __attribute__((always_inline)) {
-        return native_bf16::Power<kMasked>(scores_->At(row + i, v), scale, reference_[v],
+        return native_bf16::Power<kMasked>(Scores(scores_, row + i, v), scale, reference_[v],
                                            native_bf16::Lanes(column, visible[i]));
       };
       const __m512 even = power(0);
-      const __m512 odd = pair ? power(1) : _mm512_setzero_ps();
+      const __m512 odd = kWhole ? power(1) : _mm512_setzero_ps();
       sum_[v] = _mm512_add_ps(_mm512_add_ps(sum_[v], even), odd);
       const __m512i halves = native_bf16::Round(even, odd);
       __m512i pairs = native_bf16::Pair(halves);
@@ -75,7 +76,7 @@ class SoftmaxOfUnit {
   const ScoreTile& tile_;
   const native_bf16::SoftmaxTile& at_;
   const UnitSums* const buffers_;
-  const UnitSums* scores_ = nullptr;
+  const float* scores_ = nullptr;
   Unit unit_;
   __m512 reference_[2];
   __m512 sum_[2];
@@ -88,7 +89,7 @@ void ProductSoftmax(const PanelFactors<bf16>& factors, const ScoreTile& tile,
   UnitSums scores[2];
   SoftmaxOfUnit<kMasked, kDrops> work(tile, at, scores);
   ForEachUnit(
-      tile.rows, factors.k, Steps(factors.k, kUnitColumns),
+      tile.rows, factors.k,
       [&](const Unit& unit, int buffer, const auto& between)
           __attribute__((always_inline)) { MultiplyUnit(factors, unit, scores[buffer], between); },
       work, ahead);

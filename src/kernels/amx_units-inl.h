@@ -23,20 +23,25 @@ struct Unit {
 };
 
 // Goes over the units of `rows` rows: multiply(unit, buffer, between) makes the products of one in
-// buffer 0 or 1 and calls between() `steps` times, work.Start(unit, buffer) and work.Pair(row) do
-// the rest, two rows at a time, in order, and work.End() ends it.
+// buffer 0 or 1 and calls between() a few times, work.Start(unit, buffer) and work.Pair<whole>(row)
+// do the rest, two rows at a time, in order, and work.End() ends it.
 template <class Multiply, class Work>
-[[gnu::always_inline]] inline void ForEachUnit(int rows, int k, int steps, const Multiply& multiply,
+[[gnu::always_inline]] inline void ForEachUnit(int rows, int k, const Multiply& multiply,
                                                Work& work, LinesAhead& ahead) {
-  const int pairs_a_step = (kBlockRows / 2 + steps - 1) / steps;
   int buffer = 0;
   Unit before;  // the unit that `work` is at; none has no rows
   int done = 0;
   const auto advance = [&](int end) __attribute__((always_inline)) {
-    for (end = std::min(end, before.rows); done < end; done += 2) {
-      work.Pair(done);
+    for (end = std::min(end, before.rows - 1); done < end; done += 2) {
+      work.template Pair<true>(done);
       if (done % kTileRows == 0) ahead.Fetch();
     }
+  };
+  const auto finish = [&]() __attribute__((always_inline)) {
+    if (before.rows == 0) return;
+    advance(kBlockRows);
+    if (before.rows % 2 != 0) work.template Pair<false>(before.rows - 1);
+    work.End();
   };
   const auto blocks = [&](int begin, int end, int count) __attribute__((always_inline)) {
     if (begin == end) return;
@@ -45,10 +50,8 @@ template <class Multiply, class Work>
       for (int column = 0; column < kPanel; column += kUnitColumns) {
         const Unit unit{row, count, column};
         multiply(
-            unit,
-            buffer, [&]() __attribute__((always_inline)) { advance(done + 2 * pairs_a_step); });
-        advance(kBlockRows);
-        if (before.rows != 0) work.End();
+            unit, buffer, [&]() __attribute__((always_inline)) { advance(done + 2); });
+        finish();
         before = unit;
         done = 0;
         work.Start(unit, buffer);
@@ -60,18 +63,16 @@ template <class Multiply, class Work>
   const int whole = rows - rows % kBlockRows;
   blocks(0, whole, kBlockRows);
   blocks(whole, rows, rows - whole);
-  advance(kBlockRows);
-  if (before.rows != 0) work.End();
+  finish();
 }
 
 // Sums of one unit, as MultiplyBlock leaves them.
 struct alignas(64) UnitSums {
   float sums[kBlockRows * kUnitColumns];
-
-  [[gnu::always_inline]] __m512 At(int row, int vector) const {
-    return _mm512_load_ps(sums + row * kUnitColumns + vector * kLanes);
-  }
 };
+[[gnu::always_inline]] inline __m512 Scores(const float* sums, int row, int vector) {
+  return _mm512_load_ps(sums + row * kUnitColumns + vector * kLanes);
+}
 
 // sums = left right, for a unit's rows of `left` and columns of `right`, a packed panel.
 template <class Between>
