@@ -32,11 +32,15 @@ std::string HighwayVersion();
 
 // Floating-point operations a second (a multiply-add counts two) that the team's threads reach
 // together in fused multiply-adds on registers: the limit that a share of peak and MFU refer to.
-// For bf16, pairwise dot products into f32 where x86 has them (avx512_bf16), else the f32 rate.
+// For bf16 the faster of that in f32 and of pairwise dot products into f32 (avx512_bf16): what
+// vector units reach. Matrix tiles are faster, and a share of this peak may then be above 1.
 // The best of many samples of a few milliseconds, taken for `seconds`; a sample counts from the
 // first thread's start to the last one's end, so threads that share a core do not count twice.
 // Call it near what it is compared with: clocks change, and so do neighbours on a shared machine.
 double MeasurePeakFlops(ThreadTeam& team, DType dtype, double seconds = 0.1);
+
+// The same for bf16 products by matrix tiles (AMX); 0 where the CPU has none.
+double MeasureTilePeakFlops(ThreadTeam& team, double seconds = 0.1);
 
 // Bytes a second that the team's threads together read from memory, in order, each its own part of
 // a buffer far larger than the caches: the limit of what reads its input once. The best of several

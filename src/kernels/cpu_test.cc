@@ -43,20 +43,30 @@ TEST(CpuDeathTest, WithoutNewerInstructionsNoKernelHasThem) {
 // The kernels do the work they claim: the value that comes out is a function of every sum.
 TEST(Peak, KernelsComputeEveryRound) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    const PeakKernel kernel = PeakKernelFor(dtype);
-    // Twelve sums a lane, which begin at 0/16 ... 11/16.
-    const float begin = kernel.run(0), one = kernel.run(1), two = kernel.run(2);
-    const float lanes = begin / (66.0f / 16);
-    EXPECT_TRUE(lanes >= 1 && lanes == std::round(lanes));
-    const auto products = static_cast<float>(kernel.flops_per_round) / 2;
-    if (products == 24 * lanes) {  // dot products of pairs of ones
-      EXPECT_EQ(one, begin + products);
-      EXPECT_EQ(two, begin + 2 * products);
-    } else {  // s = 0.75 s + 0.25
-      EXPECT_EQ(products, 12 * lanes);
-      EXPECT_EQ(one, 0.75f * begin + 0.25f * products);
-      EXPECT_EQ(two, 0.75f * one + 0.25f * products);
+    for (const PeakKernel& kernel : PeakKernelsFor(dtype)) {
+      // Twelve sums a lane, which begin at 0/16 ... 11/16.
+      const float begin = kernel.run(0), one = kernel.run(1), two = kernel.run(2);
+      const float lanes = begin / (66.0f / 16);
+      EXPECT_TRUE(lanes >= 1 && lanes == std::round(lanes));
+      const auto products = static_cast<float>(kernel.flops_per_round) / 2;
+      if (products == 24 * lanes) {  // dot products of pairs of ones
+        EXPECT_EQ(one, begin + products);
+        EXPECT_EQ(two, begin + 2 * products);
+      } else {  // s = 0.75 s + 0.25
+        EXPECT_EQ(products, 12 * lanes);
+        EXPECT_EQ(one, 0.75f * begin + 0.25f * products);
+        EXPECT_EQ(two, 0.75f * one + 0.25f * products);
+      }
     }
+  }
+}
+
+TEST(Peak, TilesComputeEveryRound) {
+  const PeakKernel kernel = TilePeakKernel();
+  EXPECT_EQ(kernel.run != nullptr, AmxTileKernels() != nullptr);
+  if (kernel.run == nullptr) return;
+  for (const int64_t rounds : {0, 1, 3}) {  // of products of ones
+    EXPECT_EQ(kernel.run(rounds), static_cast<float>(rounds * kernel.flops_per_round / 2));
   }
 }
 

@@ -15,10 +15,7 @@ double Seconds(Clock::time_point begin, Clock::time_point end) {
   return std::chrono::duration<double>(end - begin).count();
 }
 
-}  // namespace
-
-double MeasurePeakFlops(ThreadTeam& team, DType dtype, double seconds) {
-  const PeakKernel kernel = PeakKernelFor(dtype);
+double Measure(ThreadTeam& team, const PeakKernel& kernel, double seconds) {
   std::atomic<float> sink{0};
   struct Span {
     Clock::time_point begin, end;
@@ -50,6 +47,22 @@ double MeasurePeakFlops(ThreadTeam& team, DType dtype, double seconds) {
                               static_cast<double>(rounds) * team.size() / elapsed);
   } while (Seconds(start, Clock::now()) < seconds);
   return best;
+}
+
+}  // namespace
+
+double MeasurePeakFlops(ThreadTeam& team, DType dtype, double seconds) {
+  const std::vector<PeakKernel> kernels = PeakKernelsFor(dtype);
+  double best = 0;
+  for (const PeakKernel& kernel : kernels) {
+    best = std::max(best, Measure(team, kernel, seconds / static_cast<double>(kernels.size())));
+  }
+  return best;
+}
+
+double MeasureTilePeakFlops(ThreadTeam& team, double seconds) {
+  const PeakKernel kernel = TilePeakKernel();
+  return kernel.run == nullptr ? 0.0 : Measure(team, kernel, seconds);
 }
 
 }  // namespace ringwise

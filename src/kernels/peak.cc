@@ -1,6 +1,8 @@
 #include "kernels/peak.h"
 
 #include <algorithm>
+#include <iterator>
+#include <numeric>
 
 #include "ringwise/cpu.h"
 
@@ -62,6 +64,9 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ARCH_X86
 #include <immintrin.h>
+
+#include "kernels/amx.h"
+#include "kernels/amx_product-inl.h"
 #endif
 
 namespace ringwise {
@@ -87,20 +92,54 @@ __attribute__((target("avx512f,avx512bf16"))) float DotBf16(int64_t rounds) {
   return _mm512_reduce_add_ps(total);
 }
 constexpr int64_t kDotFlopsPerRound = int64_t{12} * 16 * 4;
+
+// As many sums as hide the latency of a tile's products, of ones.
+float TileProducts(int64_t rounds) {
+  alignas(64) uint16_t ones[amx::kRows * amx::kDepth];
+  std::ranges::fill(ones, uint16_t{0x3f80});
+  alignas(64) float sums[4][amx::kRows * amx::kColumns];
+  constexpr int64_t kRowBytes = 64;
+  amx::AfterStores();
+  const amx::Shapes shapes(amx::kBlockRows, amx::kDepth);
+  amx::Load<4>(ones, kRowBytes);
+  amx::Load<5>(ones, kRowBytes);
+  amx::Load<6>(ones, kRowBytes);
+  amx::Load<7>(ones, kRowBytes);
+  for (int64_t round = 0; round < rounds; ++round) {
+    amx::MultiplyAdd<0, 4, 6>();
+    amx::MultiplyAdd<1, 4, 7>();
+    amx::MultiplyAdd<2, 5, 6>();
+    amx::MultiplyAdd<3, 5, 7>();
+  }
+  amx::Store<0>(sums[0], kRowBytes);
+  amx::Store<1>(sums[1], kRowBytes);
+  amx::Store<2>(sums[2], kRowBytes);
+  amx::Store<3>(sums[3], kRowBytes);
+  return std::accumulate(&sums[0][0], &sums[0][0] + std::size(sums) * std::size(sums[0]), 0.0f);
+}
+constexpr int64_t kTileFlopsPerRound = int64_t{4} * 2 * amx::kRows * amx::kColumns * amx::kDepth;
 #endif
 
 }  // namespace
 
-PeakKernel PeakKernelFor(DType dtype) {
+std::vector<PeakKernel> PeakKernelsFor(DType dtype) {
+  std::vector<PeakKernel> kernels = {HWY_DYNAMIC_DISPATCH(Kernel)()};
 #if HWY_ARCH_X86
   if (dtype == DType::kBF16) {
     const std::vector<std::string> features = CpuFeatures();
     if (std::ranges::find(features, "avx512_bf16") != features.end()) {
-      return {&DotBf16, kDotFlopsPerRound};
+      kernels.push_back({&DotBf16, kDotFlopsPerRound});
     }
   }
 #endif
-  return HWY_DYNAMIC_DISPATCH(Kernel)();
+  return kernels;
+}
+
+PeakKernel TilePeakKernel() {
+#if HWY_ARCH_X86
+  if (MayUseAmx()) return {&TileProducts, kTileFlopsPerRound};
+#endif
+  return {};
 }
 
 std::string HighwayVersion() {

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 #include "ringwise/dtype.h"
 
@@ -9,11 +10,15 @@ namespace ringwise {
 
 // One thread's part of MeasurePeakFlops: `rounds` rounds of independent multiply-adds on registers.
 struct PeakKernel {
-  float (*run)(int64_t rounds);  // the value only keeps the work from being optimised away
-  int64_t flops_per_round;
+  float (*run)(int64_t rounds) =
+      nullptr;  // the value only keeps the work from being optimised away
+  int64_t flops_per_round = 0;
 };
 
-// The fastest kernel this CPU runs for products in `dtype`.
-PeakKernel PeakKernelFor(DType dtype);
+// The kernels that this CPU's vector units run for products in `dtype`: the fastest is the peak.
+std::vector<PeakKernel> PeakKernelsFor(DType dtype);
+
+// Of bf16 products by matrix tiles; without `run` where the CPU has none.
+PeakKernel TilePeakKernel();
 
 }  // namespace ringwise
