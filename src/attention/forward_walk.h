@@ -76,6 +76,7 @@ class ForwardWalk {
     int64_t tiles = 0;
     for (int p = 0; p < panels; ++p) {
       Start(of.plane, Part(queries, p * kPanel, kPanel), work_.panels[p]);
+      TakeReferences(state.Part(p * kPanel, work_.panels[p].columns), work_.panels[p]);
     }
     key_tiles.ForEachVisible(
         of.plane, queries.positions, [&](const RowBlock& tile, const RowBlock* next) {
@@ -204,6 +205,17 @@ class ForwardWalk {
     std::fill_n(panel.row_max, kPanel, kNothingSeen);
     std::fill_n(panel.seen, kPanel, 0);
     panel.young = ~uint64_t{0} >> (kPanel - panel.columns);
+  }
+
+  // Rows that have seen enough of other blocks need not look for a reference again, and their parts
+  // then merge without being rescaled. A sum so high takes many keys, or one that the reference was
+  // too low for by no more than may be.
+  static void TakeReferences(const PartialAttention& state, Panel& panel) {
+    for (int i = 0; i < panel.columns; ++i) {
+      if (!(state.row_sum[i] >= kEnoughKeys) || !std::isfinite(state.row_max[i])) continue;
+      panel.row_max[i] = state.row_max[i];
+      panel.young &= ~(uint64_t{1} << i);
+    }
   }
 
   // The tile that comes next, spread over the register tiles of `rows` rows of scores.
@@ -354,9 +366,13 @@ class ForwardWalk {
   void Discover(const ScoreTile& scores, int row, Pending& out, Panel& panel) const {
     float maxima[kPanel];
     kernels_.score_maxima(scores, maxima);
-    for (int key = 0; key < scores.rows; ++key) {
-      uint64_t left = scores.visible == nullptr ? ~uint64_t{0} : scores.visible[key];
-      for (left &= panel.young; left != 0; left &= left - 1) ++panel.seen[std::countr_zero(left)];
+    if (scores.visible == nullptr) {
+      for (int& seen : panel.seen) seen += scores.rows;
+    } else {
+      for (int key = 0; key < scores.rows; ++key) {
+        uint64_t left = scores.visible[key] & panel.young;
+        for (; left != 0; left &= left - 1) ++panel.seen[std::countr_zero(left)];
+      }
     }
     float excess[kPanel] = {};
     for (int i = 0; i < panel.columns; ++i) {
