@@ -17,6 +17,13 @@ class PeerError : public Error {
   using Error::Error;
 };
 
+// Bytes that go from rank to rank with SendShared and ReceiveShared. `keeper` keeps them in place
+// where they are another rank's, which has made it; elsewhere it says nothing.
+struct SharedBytes {
+  std::span<std::byte> bytes;
+  std::shared_ptr<const void> keeper;
+};
+
 // A group of ranks that exchange bytes. Ranks are threads of this process (ThreadCommunicator) or
 // MPI processes (MpiCommunicator); both pass one suite and give the same bits.
 //
@@ -45,8 +52,24 @@ class Communicator {
   // oneself is legal.
   virtual TransferPtr Send(std::span<const std::byte> bytes, int destination, int tag) = 0;
   virtual TransferPtr Receive(std::span<std::byte> bytes, int source, int tag) = 0;
+
+  // The same for bytes that no rank writes while another uses them; a send of one kind meets a
+  // receive of the same kind. Where ranks share memory (as threads) nothing is copied: by the end
+  // of Wait `shared`, which must stay in place, holds the sender's own bytes and keeper. Elsewhere
+  // shared.bytes, of `size`, is where a copy goes. Whoever made the bytes takes them back after a
+  // Barrier; if a rank fails before, those that still hold the keeper have them.
+  virtual bool shares_memory() const { return false; }
+  virtual TransferPtr SendShared(const SharedBytes& shared, int destination, int tag) {
+    return Send(shared.bytes, destination, tag);
+  }
+  virtual TransferPtr ReceiveShared(SharedBytes& shared, [[maybe_unused]] size_t size, int source,
+                                    int tag) {
+    return Receive(shared.bytes, source, tag);
+  }
+
   // Resets `transfer`; null is legal. Returns when the transfer was complete, as far as this rank
-  // could tell: with threads when the copy was done, with MPI when a call first noticed it.
+  // could tell: with threads when both sides had come and the copy, if any, was done, with MPI when
+  // a call first noticed it.
   virtual Time Wait(TransferPtr& transfer) = 0;
 
   // Moves transfers under way forward. Cheap; to be called every millisecond or so from between
@@ -66,8 +89,8 @@ class Communicator {
   // A communicator of the ranks that give the same colour, ordered by rank here.
   virtual std::unique_ptr<Communicator> Split(int color) = 0;
 
-  // Payload bytes this rank has sent by Send since it was made (not to itself, not the
-  // collectives).
+  // Payload bytes this rank has sent by Send or SendShared since it was made (not to itself, not
+  // the collectives).
   virtual int64_t bytes_sent() const = 0;
 };
 

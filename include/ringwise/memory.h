@@ -73,6 +73,8 @@ class Buffer {
   ~Buffer();
 
   void swap(Buffer& other) noexcept;
+  // From now on its bytes do not count: for memory that may outlive the meter.
+  void StopMetering();
   std::byte* data() const { return data_; }
   size_t size() const { return size_; }  // as asked for
   std::span<std::byte> bytes() const { return {data_, size_}; }

@@ -3,14 +3,17 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <numeric>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "ringwise/communicator.h"
@@ -56,6 +59,47 @@ TYPED_TEST_P(CommunicatorTest, RingExchange) {
       if (next != comm.rank()) sent += static_cast<int64_t>(size);
     }
     EXPECT_EQ(comm.bytes_sent(), sent);
+  });
+}
+
+// Every rank's bytes go once around and come home, read by all; each rank adds to a sum on its way.
+TYPED_TEST_P(CommunicatorTest, SharedBytesGoFromRankToRank) {
+  TypeParam::Run([](Communicator& comm) {
+    const int next = (comm.rank() + 1) % comm.size();
+    const int previous = (comm.rank() + comm.size() - 1) % comm.size();
+    const size_t size = 70000;
+    const auto share = [](std::vector<std::byte> bytes) {
+      const auto owner = std::make_shared<std::vector<std::byte>>(std::move(bytes));
+      return SharedBytes{*owner, owner};
+    };
+    const auto pass = [&](const SharedBytes& mine, int tag) {
+      SharedBytes theirs;
+      if (!comm.shares_memory()) theirs = share(std::vector<std::byte>(mine.bytes.size()));
+      auto receive = comm.ReceiveShared(theirs, mine.bytes.size(), previous, tag);
+      auto send = comm.SendShared(mine, next, tag);
+      comm.Wait(send);
+      comm.Wait(receive);
+      return theirs;
+    };
+    const SharedBytes own = share(Pattern(size, comm.rank()));
+    const SharedBytes own_sum = share(std::vector<std::byte>(1));
+    SharedBytes read = own;
+    SharedBytes sum = own_sum;
+    for (int hop = 1; hop <= comm.size(); ++hop) {
+      sum.bytes[0] = static_cast<std::byte>(static_cast<int>(sum.bytes[0]) + comm.rank() + 1);
+      read = pass(read, 7);
+      sum = pass(sum, 8);
+      const int from = (comm.rank() + comm.size() - hop % comm.size()) % comm.size();
+      EXPECT_TRUE(std::ranges::equal(read.bytes, Pattern(size, from)));
+    }
+    EXPECT_EQ(static_cast<int>(sum.bytes[0]), comm.size() * (comm.size() + 1) / 2);
+    if (comm.shares_memory()) {
+      EXPECT_EQ(read.bytes.data(), own.bytes.data());
+      EXPECT_EQ(sum.bytes.data(), own_sum.bytes.data());
+    }
+    const int64_t sent = comm.size() * static_cast<int64_t>(size + 1);
+    EXPECT_EQ(comm.bytes_sent(), comm.size() == 1 ? 0 : sent);
+    comm.Barrier();
   });
 }
 
@@ -250,7 +294,7 @@ TYPED_TEST_P(CommunicatorTest, BarrierSeparates) {
   });
 }
 
-REGISTER_TYPED_TEST_SUITE_P(CommunicatorTest, RingExchange,
+REGISTER_TYPED_TEST_SUITE_P(CommunicatorTest, RingExchange, SharedBytesGoFromRankToRank,
                             MessagesWithOneTagKeepTheirOrderAndTagsAreApart, SendsToItself,
                             AWrongSizeIsAnError, ProgressFromAnotherThread,
                             SumsInRankOrderBitForBit, BroadcastAndAllGather, Split,

@@ -123,27 +123,29 @@ class ThreadCommunicator final : public Communicator {
   int size() const override { return group_->size(); }
 
   TransferPtr Send(std::span<const std::byte> bytes, int destination, int tag) override {
-    CheckMessage("destination", destination, tag, size());
-    group_->failure->Check();
     auto message = std::make_shared<ThreadMessage>();
-    message->is_send = true;
     message->send_from = bytes.data();
-    message->size = bytes.size();
-    message->source = rank_;
-    message->tag = tag;
-    if (destination != rank_) bytes_sent_ += static_cast<int64_t>(bytes.size());
-    return std::make_unique<ThreadTransfer>(group_, destination, destination, std::move(message));
+    return StartSend(std::move(message), bytes.size(), destination, tag);
   }
 
   TransferPtr Receive(std::span<std::byte> bytes, int source, int tag) override {
-    CheckMessage("source", source, tag, size());
-    group_->failure->Check();
     auto message = std::make_shared<ThreadMessage>();
     message->receive_to = bytes.data();
-    message->size = bytes.size();
-    message->source = source;
-    message->tag = tag;
-    return std::make_unique<ThreadTransfer>(group_, rank_, source, std::move(message));
+    return StartReceive(std::move(message), bytes.size(), source, tag);
+  }
+
+  bool shares_memory() const override { return true; }
+
+  TransferPtr SendShared(const SharedBytes& shared, int destination, int tag) override {
+    auto message = std::make_shared<ThreadMessage>();
+    message->shared = shared;
+    return StartSend(std::move(message), shared.bytes.size(), destination, tag);
+  }
+
+  TransferPtr ReceiveShared(SharedBytes& shared, size_t size, int source, int tag) override {
+    auto message = std::make_shared<ThreadMessage>();
+    message->receive_shared = &shared;
+    return StartReceive(std::move(message), size, source, tag);
   }
 
   Time Wait(TransferPtr& transfer) override {
@@ -210,6 +212,28 @@ class ThreadCommunicator final : public Communicator {
   int64_t bytes_sent() const override { return bytes_sent_; }
 
  private:
+  TransferPtr StartSend(std::shared_ptr<ThreadMessage> message, size_t bytes, int destination,
+                        int tag) {
+    CheckMessage("destination", destination, tag, size());
+    group_->failure->Check();
+    message->is_send = true;
+    message->size = bytes;
+    message->source = rank_;
+    message->tag = tag;
+    if (destination != rank_) bytes_sent_ += static_cast<int64_t>(bytes);
+    return std::make_unique<ThreadTransfer>(group_, destination, destination, std::move(message));
+  }
+
+  TransferPtr StartReceive(std::shared_ptr<ThreadMessage> message, size_t bytes, int source,
+                           int tag) {
+    CheckMessage("source", source, tag, size());
+    group_->failure->Check();
+    message->size = bytes;
+    message->source = source;
+    message->tag = tag;
+    return std::make_unique<ThreadTransfer>(group_, rank_, source, std::move(message));
+  }
+
   // Shows memory to the other ranks until Leave.
   void Publish(void* data, size_t size) {
     group_->slots[rank_].data = data;

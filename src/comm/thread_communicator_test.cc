@@ -201,6 +201,39 @@ TEST(ThreadCommunicator, ARankOutOfMemoryReleasesTheOthers) {
 }
 
 // Memory of a rank that unwinds is not touched any more: the sanitizers watch.
+// The owner fails while another rank reads: the reader's share keeps the bytes.
+TEST(ThreadCommunicator, SharedBytesOutliveAnOwnerThatFails) {
+  std::atomic<bool> gone = false;
+  const std::exception_ptr error = RunThreads(2, 60, [&](Communicator& comm) {
+    if (comm.rank() == 0) {
+      const auto owner = std::make_shared<std::vector<std::byte>>(Pattern(70000, 3));
+      auto send = comm.SendShared({*owner, owner}, 1, 0);
+      comm.Wait(send);
+      const std::shared_ptr<void> last(nullptr, [&](void*) { gone = true; });
+      throw Error("out of luck");
+    }
+    SharedBytes shared;
+    auto receive = comm.ReceiveShared(shared, 70000, 0, 0);
+    comm.Wait(receive);
+    while (!gone) std::this_thread::yield();
+    EXPECT_TRUE(std::ranges::equal(shared.bytes, Pattern(70000, 3)));
+    comm.Barrier();
+  });
+  EXPECT_THROW(std::rethrow_exception(error), Error);
+}
+
+TEST(ThreadCommunicator, SharedBytesOfAnotherSizeAreAnError) {
+  RunThreads(2, 60, [&](Communicator& comm) {
+    const auto owner = std::make_shared<std::vector<std::byte>>(100);
+    SharedBytes shared;
+    auto receive = comm.ReceiveShared(shared, 90, 1 - comm.rank(), 0);
+    auto send = comm.SendShared({*owner, owner}, 1 - comm.rank(), 0);
+    comm.Wait(send);
+    EXPECT_THROW(comm.Wait(receive), Error);
+    EXPECT_EQ(shared.keeper, nullptr);
+  });
+}
+
 TEST(ThreadCommunicator, UnwindingTakesItsTransfersBack) {
   RunThreads(2, 60, [](Communicator& comm) {
     if (comm.rank() == 0) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cstring>
+#include <utility>
 
 #include "comm/blocked_wait.h"
 
@@ -31,8 +32,14 @@ void ThreadMailbox::Post(const MessagePtr& message) {
 
   const MessagePtr& send = message->is_send ? message : other;
   const MessagePtr& receive = message->is_send ? other : message;
+  assert((send->shared.keeper != nullptr) == (receive->receive_shared != nullptr));
+  const SharedBytes shared = std::exchange(send->shared, {});
   if (send->size == receive->size && send->size > 0) {
-    std::memcpy(receive->receive_to, send->send_from, send->size);
+    if (receive->receive_shared != nullptr) {
+      *receive->receive_shared = shared;
+    } else {
+      std::memcpy(receive->receive_to, send->send_from, send->size);
+    }
   }
   send->matched_size = receive->size;
   receive->matched_size = send->size;

@@ -10,16 +10,19 @@
 #include <span>
 
 #include "comm/shared_failure.h"
+#include "ringwise/communicator.h"
 
 namespace ringwise {
 
-// One posted send or receive. The sender's memory is only read.
+// One posted send or receive. The sender's memory is only read, or handed over as it is.
 struct ThreadMessage {
   enum class State { kPosted, kCopying, kDone };
 
   bool is_send = false;
   const std::byte* send_from = nullptr;
   std::byte* receive_to = nullptr;
+  SharedBytes shared;                     // of a send without a copy, until it is matched
+  SharedBytes* receive_shared = nullptr;  // of a receive without a copy
   size_t size = 0;
   size_t matched_size = 0;  // of the other side; valid when done
   int source = 0;

@@ -33,6 +33,16 @@ class TracedCommunicator final : public Communicator {
     return std::make_unique<TracedTransfer>(inner_.Receive(bytes, source, tag), event);
   }
 
+  bool shares_memory() const override { return inner_.shares_memory(); }
+  TransferPtr SendShared(const SharedBytes& shared, int destination, int tag) override {
+    const TraceEvent event = Posted(TraceKind::kSend, "to", destination, shared.bytes.size(), tag);
+    return std::make_unique<TracedTransfer>(inner_.SendShared(shared, destination, tag), event);
+  }
+  TransferPtr ReceiveShared(SharedBytes& shared, size_t size, int source, int tag) override {
+    const TraceEvent event = Posted(TraceKind::kReceive, "from", source, size, tag);
+    return std::make_unique<TracedTransfer>(inner_.ReceiveShared(shared, size, source, tag), event);
+  }
+
   Time Wait(TransferPtr& transfer) override {
     if (!transfer) return inner_.Wait(transfer);
     const TransferPtr started = std::move(transfer);  // reset even if it throws

@@ -124,7 +124,13 @@ Buffer::~Buffer() {
   } else {
     std::free(data_);
   }
+  StopMetering();
+}
+
+void Buffer::StopMetering() {
+  if (meter_ == nullptr) return;
   meter_->Freed(category_, static_cast<int64_t>(size_));
+  meter_ = nullptr;
 }
 
 void Buffer::swap(Buffer& other) noexcept {

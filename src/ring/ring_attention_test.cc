@@ -7,6 +7,7 @@
 
 #include "attention/attention_oracle.h"
 #include "attention/shard_attention_reference.h"
+#include "ring/copying_communicator.h"
 #include "ring/ring_case_run.h"
 #include "ring/ring_plan.h"
 #include "ring/ring_schedule.h"
@@ -251,6 +252,29 @@ TEST(RingAttention, LongerSequencesAndThreads) {
       }
     }
   }
+}
+
+// What other ranks read in place, and what they are sent copies of.
+TEST(RingAttention, CopyingRingsGiveTheSameBits) {
+  ForEachSmallCase([](const RingCase& c, const RingCaseData&) {
+    SCOPED_TRACE(c.ToString());
+    const RingCaseData data(c);
+    WholeResults shared, copied;
+    AttentionResults in_double;
+    Launch(Mesh(c.ring), [&](Rank& rank) {
+      CopyingCommunicator copying(rank.ring);
+      WholeResults of_shared = RunCaseOn(rank.context, rank.ring, data);
+      WholeResults of_copied = RunCaseOn(rank.context, copying, data);
+      AttentionResults reference = RunReferenceCaseOn(rank.context, copying, c, data);
+      if (rank.ring.rank() != 0) return;
+      shared = std::move(of_shared);
+      copied = std::move(of_copied);
+      in_double = std::move(reference);
+    });
+    EXPECT_TRUE(SameBits(copied, shared));
+    const AttentionOracle oracle = ComputeAttentionOracle(data.attention_case());
+    EXPECT_EQ(CheckAttention(in_double, oracle, oracle, {1e-13, 1e-13}), "");
+  });
 }
 
 // Against the error of the plain bf16 formula, on a case large enough for an RMS to mean something.

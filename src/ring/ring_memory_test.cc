@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "ring/backward_choice.h"
+#include "ring/copying_communicator.h"
 #include "ringwise/launch.h"
 #include "ringwise/layout.h"
 #include "ringwise/random.h"
@@ -25,7 +26,8 @@ struct MemoryCase {
   DType dtype;
   int ring;
   int threads;
-  int64_t rows;  // of a rank
+  int64_t rows;         // of a rank
+  bool copies = false;  // what travels, as between processes
 };
 
 // Every row is needed on every rank, and yet few pairs are visible.
@@ -76,10 +78,11 @@ Peaks Measure(const MemoryCase& c) {
     Tensor logsumexp(apart, MemoryCategory::kActivations, DType::kF32, {1, c.heads, c.rows});
     const AttentionInputs inputs{query.view(), key.view(), value.view()};
     Peaks& peaks = by_rank[rank.ring.rank()];
+    CopyingCommunicator copying(rank.ring);
+    Communicator& ring = c.copies ? copying : rank.ring;
     MemoryMeter& meter = rank.context.meter;
     meter.ResetPeak();
-    RingAttentionForward(rank.context, rank.ring, options, inputs,
-                         {output.view(), logsumexp.view()});
+    RingAttentionForward(rank.context, ring, options, inputs, {output.view(), logsumexp.view()});
     peaks.forward = meter.peak();
     EXPECT_EQ(meter.current().total, 0);
     Tensor output_gradient = make(c.heads, kValueDim);
@@ -87,7 +90,7 @@ Peaks Measure(const MemoryCase& c) {
     Tensor dk = make(c.kv_heads, kHeadDim);
     Tensor dv = make(c.kv_heads, kValueDim);
     meter.ResetPeak();
-    RingAttentionBackward(rank.context, rank.ring, options, inputs,
+    RingAttentionBackward(rank.context, ring, options, inputs,
                           {output.view(), logsumexp.view(), output_gradient.view()},
                           {dq.view(), dk.view(), dv.view()});
     peaks.backward = meter.peak();
@@ -103,17 +106,18 @@ Peaks Measure(const MemoryCase& c) {
 
 int64_t Slack(int64_t bytes) { return bytes + bytes / 1000 + 4096; }
 
-// At most two key/value shards, alone one, packed copies counted; in backward also their gradients,
-// and dq in f32. docs/ring_attention.md says what is held beyond that: a few f32 a row and head, in
-// forward of a ring alone, and in bf16 the output's state there and, where keys travel, half a
-// shard's gradient.
+// At most two key/value shards, alone or as threads one, packed copies counted; in backward also
+// their gradients, and dq in f32. docs/ring_attention.md says what is held beyond that: a few f32 a
+// row and head, in forward of a ring alone, and in bf16 the output's state there and, where keys
+// travel, half a shard's gradient.
 TEST(RingMemory, IsTwoShardsAndTheirGradients) {
   for (const auto& [heads, kv_heads] : {std::pair{2, 2}, std::pair{4, 1}}) {
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
-      for (const int ring : {1, 3}) {
-        const MemoryCase c{heads, kv_heads, dtype, ring, 1, 4 * kBackwardCut.least_rows};
+      for (const auto& [ring, copies] : {std::pair{1, false}, {3, true}, {3, false}}) {
+        const MemoryCase c{heads, kv_heads, dtype, ring, 1, 4 * kBackwardCut.least_rows, copies};
         SCOPED_TRACE(std::to_string(heads) + " heads, " + std::to_string(kv_heads) + " kv_heads, " +
-                     std::string(Name(dtype)) + ", ring of " + std::to_string(ring));
+                     std::string(Name(dtype)) + ", ring of " + std::to_string(ring) +
+                     (copies ? " that copies" : ""));
         const auto element = static_cast<int64_t>(SizeOf(dtype));
         const bool rounds = dtype != DType::kF32;
         const int64_t elements = c.rows * kv_heads * (kHeadDim + kValueDim);
@@ -126,7 +130,7 @@ TEST(RingMemory, IsTwoShardsAndTheirGradients) {
           EXPECT_LE(peaks.forward[MemoryCategory::kRingBuffers], Slack(shard));
           EXPECT_EQ(peaks.forward[MemoryCategory::kActivations], 0);
         } else {
-          EXPECT_LE(peaks.forward[MemoryCategory::kRingBuffers], Slack(2 * shard));
+          EXPECT_LE(peaks.forward[MemoryCategory::kRingBuffers], Slack((copies ? 2 : 1) * shard));
           EXPECT_LE(peaks.forward[MemoryCategory::kActivations],
                     Slack(head_rows * (12 + (rounds ? kValueDim * 4 : 0))));
         }
@@ -138,9 +142,11 @@ TEST(RingMemory, IsTwoShardsAndTheirGradients) {
         if (ring == 1) {  // nothing is packed; sums are in the tensors themselves
           EXPECT_LE(held, Slack(rounds ? gradient : 0));
         } else if (heads == kv_heads) {  // queries travel, two statistics with them
-          EXPECT_LE(held, Slack(2 * shard + 2 * head_rows * 8 + 2 * gradient));
+          EXPECT_LE(held, copies ? Slack(2 * shard + 2 * head_rows * 8 + 2 * gradient)
+                                 : Slack(shard + head_rows * 8 + (rounds ? 2 : 1) * gradient));
         } else {
-          EXPECT_LE(held, Slack(2 * shard + 2 * gradient + (rounds ? gradient / 2 : 0)));
+          EXPECT_LE(held, copies ? Slack(2 * shard + 2 * gradient + (rounds ? gradient / 2 : 0))
+                                 : Slack(shard + gradient + (rounds ? gradient : 0)));
         }
       }
     }

@@ -13,6 +13,11 @@ ProgressHook MakeProgressHook(Communicator& ring) {
   return [&ring] { ring.Progress(); };
 }
 
+// Others read this rank's memory until they are here.
+void AwaitReaders(Communicator& ring, const RingPlan& plan) {
+  if (ring.shares_memory() && plan.steps() > 0) ring.Barrier();
+}
+
 }  // namespace
 
 void RunRingForward(Context& context, Communicator& ring, const RingPlan& plan, ConstTensorView key,
@@ -29,12 +34,13 @@ void RunRingForward(Context& context, Communicator& ring, const RingPlan& plan, 
     const TraceSpan turn(context.trace, TraceKind::kPhase, "ring", {{"step", step}});
     blocks.Post(step);
     const std::byte* attended = nullptr;  // a block of two routes is here twice at step 0
-    for (const auto& [route, block] : blocks.At(step)) {
-      if (block.data() == attended || (step > 0 && !route->uses[step])) continue;
+    for (const TravellingBlocks::Here& here : blocks.At(step)) {
+      const RingPlan::Route& route = *here.route;
+      if (here.block().data() == attended || (step > 0 && !route.uses[step])) continue;
       const TraceSpan span(context.trace, TraceKind::kCompute, "forward",
-                           {{"block", route->origin}});
-      shard.Attend(block, route->positions, progress);
-      attended = block.data();
+                           {{"block", route.origin}});
+      shard.Attend(here.block(), route.positions, progress);
+      attended = here.block().data();
     }
     if (step == 0) {
       for (const Range& rows : plan.RowsAtHome(ring.rank())) {
@@ -47,6 +53,7 @@ void RunRingForward(Context& context, Communicator& ring, const RingPlan& plan, 
     }
     blocks.Wait();
   }
+  AwaitReaders(ring, plan);
 }
 
 void RunRingBackward(Context& context, Communicator& ring, const RingPlan& plan,
@@ -72,22 +79,24 @@ void RunRingBackward(Context& context, Communicator& ring, const RingPlan& plan,
     if (step <= plan.steps()) blocks.Post(step);
     for (int number = 0; number < plan.blocks(); ++number) {
       gradients.Begin(step, number);
-      for (const auto& [route, block] : blocks.At(step)) {
-        if (route->block != number) continue;
-        if (!route->GradientLeaves(step)) continue;  // only passes by, before the first use
-        const std::span<std::byte> gradient = gradients.Take(*route, step);
-        if (route->uses[step]) {
+      for (const TravellingBlocks::Here& here : blocks.At(step)) {
+        const RingPlan::Route& route = *here.route;
+        if (route.block != number) continue;
+        if (!route.GradientLeaves(step)) continue;  // only passes by, before the first use
+        const std::span<std::byte> gradient = gradients.Take(route, step);
+        if (route.uses[step]) {
           const TraceSpan span(context.trace, TraceKind::kCompute, "backward",
-                               {{"block", route->origin}});
-          shard.Attend(block, route->positions, gradient, progress);
+                               {{"block", route.origin}});
+          shard.Attend(here.block(), route.positions, gradient, progress);
         }
-        gradients.Leave(*route, step);
+        gradients.Leave(route, step);
       }
       gradients.End();
     }
     blocks.Wait();
   }
   gradients.End();
+  AwaitReaders(ring, plan);
 }
 
 }  // namespace ringwise

@@ -6,10 +6,10 @@
 #include <span>
 #include <vector>
 
+#include "ring/lent_buffer.h"
 #include "ring/ring_plan.h"
 #include "ringwise/communicator.h"
 #include "ringwise/context.h"
-#include "ringwise/memory.h"
 
 namespace ringwise {
 
@@ -20,7 +20,8 @@ inline int TagOf(RingTag tag, const RingPlan::Route& route) {
   return tag + (route.direction == 1 ? 0 : 1);
 }
 
-// The blocks on their way, double-buffered: those of step s are in buffer s mod 2.
+// The blocks on their way, double-buffered: those of step s are in buffer s mod 2. Where ranks
+// share memory there are only the rank's own, and the others' are read where they are.
 class TravellingBlocks {
  public:
   using PackBlock = std::function<void(Range rows, std::span<std::byte> block)>;
@@ -32,10 +33,13 @@ class TravellingBlocks {
 
   struct Here {
     const Route* route;
-    std::span<std::byte> block;
+    SharedBytes shared;
+
+    std::span<std::byte> block() const { return shared.bytes; }
   };
   // The blocks at this rank at `step`, which may be past the last; at step 0 its own, each once a
-  // route. Those of one rank in order of block and direction.
+  // route. Those of one rank in order of block and direction. Their bytes are here until Wait of
+  // that step.
   const std::vector<Here>& At(int step) const { return here_[step]; }
 
   void Post(int step);
@@ -44,9 +48,11 @@ class TravellingBlocks {
  private:
   Communicator& ring_;
   const RingPlan& plan_;
-  std::vector<std::vector<Here>> here_;  // by step
-  std::array<Buffer, 2> buffers_;
-  std::vector<Communicator::TransferPtr> transfers_;  // after the buffers: gone before them
+  const std::function<int64_t(int64_t rows)> block_bytes_;
+  std::array<LentBuffer, 2> buffers_;
+  std::vector<std::vector<Here>> here_;               // by step
+  int step_ = 0;                                      // the last posted
+  std::vector<Communicator::TransferPtr> transfers_;  // last: gone before their memory
 };
 
 }  // namespace ringwise

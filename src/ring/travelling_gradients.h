@@ -1,22 +1,26 @@
 #pragma once
 
 #include <cstddef>
+#include <list>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "attention/shard_attention.h"
+#include "ring/lent_buffer.h"
 #include "ring/ring_plan.h"
 #include "ring/travelling_blocks.h"
 #include "ringwise/communicator.h"
 #include "ringwise/context.h"
-#include "ringwise/memory.h"
 
 namespace ringwise {
 
 // The gradients of the blocks on their way. Everything has its turn, a step and the number of a
 // block: what is waited for in a turn was posted by its other rank in an earlier one, so that ranks
 // never wait in a circle.
+//
+// Where ranks share memory a gradient stays where the first rank made it, and each rank adds to it
+// there in its turn.
 class TravellingGradients {
  public:
   using Route = RingPlan::Route;
@@ -37,16 +41,20 @@ class TravellingGradients {
   void End();
 
  private:
-  // A gradient in memory, and its transfer, which is gone before it.
+  // A gradient, its memory if that is this rank's, and its transfer, which is gone before it.
   struct Gradient {
     const Route* route = nullptr;
-    Buffer buffer;
+    LentBuffer buffer;
+    SharedBytes shared;
     Communicator::TransferPtr transfer;
   };
 
+  size_t Bytes(const Route& route) const;
   Gradient Make(const Route& route);
-  Gradient Find(std::vector<Gradient>& among, const Route& route) const;
-  std::span<std::byte> BytesOf(const Gradient& gradient) const;
+  // Posts the receive of a gradient that is at its other rank at `step`.
+  void Receive(const Route& route, int step, RingTag tag, std::list<Gradient>& among);
+  // Waits for it.
+  Gradient Received(std::list<Gradient>& among, const Route& route);
   void Release(Gradient gradient);
 
   Context& context_;
@@ -54,10 +62,11 @@ class TravellingGradients {
   const RingPlan& plan_;
   ShardAttentionBackward& shard_;
   const TravellingBlocks& blocks_;
-  std::vector<Buffer> free_;
+  std::vector<LentBuffer> free_;
+  std::vector<LentBuffer> lent_;  // others may use them until the end
   Gradient taken_;
-  std::vector<Gradient> arriving_;        // posted and not yet taken
-  std::vector<Gradient> coming_home_;     // likewise, of this rank's own blocks
+  std::list<Gradient> arriving_;          // posted and not yet taken; they must stay in place
+  std::list<Gradient> coming_home_;       // likewise, of this rank's own blocks
   std::vector<Gradient> left_, leaving_;  // in the turn before, in this one
 };
 
