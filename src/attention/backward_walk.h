@@ -1,8 +1,10 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "attention/backward_block.h"
@@ -62,7 +64,7 @@ class BackwardWalk {
     const std::vector<QueryPart> parts =
         FindQueryParts(problem_, batch, kv_head * heads, heads, tile.positions);
     if (parts.empty()) return;
-    const KeyTile keys = StartTile(rows, batch, kv_head, tile);
+    KeyTile keys = StartTile(rows, batch, kv_head, tile);
     for (size_t i = 0; i < parts.size(); ++i) {
       const QueryPart* next = i + 1 < parts.size() ? &parts[i + 1] : nullptr;
       LoadQueries(parts[i]);
@@ -70,6 +72,9 @@ class BackwardWalk {
       progress.Worked((3 * head_dim_ + 2 * value_dim_) * tile.count() * parts[i].queries.count());
     }
     for (int64_t row = 0; row < keys.count; ++row) {
+      const int64_t asked = tile.begin + std::min<int64_t>(row + kRowsAhead, keys.count - 1);
+      AskForRow(sums.key.at<float>(batch, asked, kv_head), head_dim_ * sizeof(float));
+      AskForRow(sums.value.at<float>(batch, asked, kv_head), value_dim_ * sizeof(float));
       float* dk = sums.key.at<float>(batch, tile.begin + row, kv_head);
       float* dv = sums.value.at<float>(batch, tile.begin + row, kv_head);
       const auto scale = static_cast<float>(problem_.scale);
@@ -84,11 +89,14 @@ class BackwardWalk {
  private:
   using Workspace = BackwardWorkspace<Storage, Operand>;
 
+  static constexpr int kRowsAhead = 8;
+
   struct KeyTile {
     RowBlock block;
     int count = 0;
     Rows<const Operand> keys;
     Rows<const Operand> values;
+    std::optional<bool> finite;  // its keys, once somebody has looked
   };
 
   KeyTile StartTile(const KeyValueRows& rows, int64_t batch, int64_t kv_head,
@@ -97,13 +105,18 @@ class BackwardWalk {
     const auto load = [&](const ConstTensorView& view, int dim, Operand* to) {
       const auto depth = static_cast<int>(RoundUp(dim, kRowGroup<Operand>));
       for (int row = 0; row < count; ++row, to += depth) {
+        const int asked = std::min(row + kRowsAhead, count - 1);
+        AskForRow(view.at<Storage>(batch, tile.begin + asked, kv_head), dim * sizeof(Storage));
         Convert(view.at<Storage>(batch, tile.begin + row, kv_head), dim, to);
         std::fill(to + dim, to + depth, Operand{});
       }
       return Rows<const Operand>{to - count * depth, depth};
     };
-    const KeyTile keys{tile, count, load(rows.key, head_dim_, work_.keys),
-                       load(rows.value, value_dim_, work_.values)};
+    const KeyTile keys{tile,
+                       count,
+                       load(rows.key, head_dim_, work_.keys),
+                       load(rows.value, value_dim_, work_.values),
+                       {}};
     Transpose(keys.keys.data, keys.keys.stride, count, head_dim_, work_.keys_transposed,
               tile_rows_);
     if (count % kRowGroup<Operand> != 0) {
@@ -141,8 +154,8 @@ class BackwardWalk {
     std::fill(work_.delta + count, work_.delta + kBackwardQueryBlock, 0.0f);
   }
 
-  void AttendTile(const KeyTile& tile, const QueryPart& part, const QueryPart* next,
-                  QueryGradient& dq, int copy) const {
+  void AttendTile(KeyTile& tile, const QueryPart& part, const QueryPart* next, QueryGradient& dq,
+                  int copy) const {
     const RowBlock& queries = part.queries;
     const MaskPlane plane{problem_.mask, part.batch, part.head};
     TileView panels[kBackwardPanels];
@@ -165,29 +178,51 @@ class BackwardWalk {
       const VisibleRows rows{row, std::min(row + kBackwardStep, tile.count)};
       VisibleRows step{rows.end, rows.begin};  // those that are seen
       TileView::Step views[kBackwardPanels];
-      int first = kBackwardPanels;  // panels that see some of them
-      int last = 0;
       for (int p = 0; p < panel_count; ++p) {
         views[p] = panels[p].At(rows);
         if (views[p].empty()) continue;
         step.begin = std::min(step.begin, views[p].rows.begin);
         step.end = std::max(step.end, views[p].rows.end);
         seen[p] |= uint64_t{1} << row / kBackwardStep;
-        first = std::min(first, p);
-        last = p + 1;
       }
-      if (first >= last) continue;
-      for (int p = first; p < last; ++p) {
+      for (int p = 0; p < panel_count; ++p) {
+        if (views[p].empty()) continue;
         MakeScoreGradients(plane, tile, panels[p], p, step, views[p], ahead);
       }
-      const auto queries_end =
-          static_cast<int>(std::min<int64_t>(queries.count(), int64_t{last} * kPanel));
-      AddRowGradients(step, work_.p, work_.d_output, first * kPanel, queries_end, work_.dv);
-      AddRowGradients(step, work_.ds, work_.query, first * kPanel, queries_end, work_.dk);
+      ForEachSeen(views, [&](VisibleRows run, int first, int last) {
+        const auto queries_end =
+            static_cast<int>(std::min<int64_t>(queries.count(), int64_t{last} * kPanel));
+        const int64_t at = (run.begin - step.begin) * kBackwardQueryBlock + first * kPanel;
+        const int begin = first * kPanel;
+        AddRowGradients(run, work_.p + at, work_.d_output, begin, queries_end, work_.dv);
+        AddRowGradients(run, work_.ds + at, work_.query, begin, queries_end, work_.dk);
+      });
     }
     for (int p = 0; p < panel_count; ++p) {
       if (seen[p] == 0) continue;
       AddQueryGradient(panels[p], p, seen[p], sums[p]);
+    }
+  }
+
+  // Calls visit(rows, first, last) for the rows of a step that panels [first, last) see.
+  template <class Visit>
+  static void ForEachSeen(const TileView::Step* views, const Visit& visit) {
+    std::array<int, size_t{2} * kBackwardPanels> edges;
+    for (int p = 0; p < kBackwardPanels; ++p) {
+      edges[2 * p] = views[p].rows.begin;
+      edges[2 * p + 1] = views[p].rows.end;
+    }
+    std::ranges::sort(edges);
+    for (size_t e = 0; e + 1 < edges.size(); ++e) {
+      const VisibleRows rows{edges[e], edges[e + 1]};
+      int first = kBackwardPanels;
+      int last = 0;
+      for (int p = 0; p < kBackwardPanels; ++p) {
+        if (views[p].rows.begin > rows.begin || views[p].rows.end < rows.end) continue;
+        first = std::min(first, p);
+        last = p + 1;
+      }
+      if (rows.begin < rows.end && first < last) visit(rows, first, last);
     }
   }
 
@@ -213,14 +248,12 @@ class BackwardWalk {
   }
 
   // Whether all factors of zeros are finite, those of hidden and of dropped pairs: see AllFinite.
-  bool FiniteWhereUnused(const KeyTile& tile, const TileView* panels,
-                         const RowBlock& queries) const {
+  bool FiniteWhereUnused(KeyTile& tile, const TileView* panels, const RowBlock& queries) const {
     const bool hides = problem_.terms.hides() ||
                        std::any_of(panels, panels + kBackwardPanels,
                                    [](const TileView& v) { return v.visible != nullptr; });
-    if (hides && !(AllFinite(tile.keys, tile.count, head_dim_) && Finite(work_.query, queries))) {
-      return false;
-    }
+    if (hides && !tile.finite) tile.finite = AllFinite(tile.keys, tile.count, head_dim_);
+    if (hides && !(*tile.finite && Finite(work_.query, queries))) return false;
     const bool drops = problem_.dropout.probability != 0;
     return !(hides || drops) || Finite(work_.d_output, queries);
   }
@@ -268,8 +301,8 @@ class BackwardWalk {
     }
   }
 
-  // P and dS of the key rows of one step and panel, zero in rows outside `view`. Returns which of
-  // its pairs are visible and kept.
+  // P and dS of the key rows of one step that a panel sees. Returns which of its pairs are visible
+  // and kept.
   ScoreTile MakeScoreGradients(const MaskPlane& plane, const KeyTile& tile, const TileView& panel,
                                int p, VisibleRows step, const TileView::Step& view,
                                LinesAhead& ahead) const {
@@ -277,12 +310,6 @@ class BackwardWalk {
     const int end = view.rows.end;
     Operand* p_step = work_.p + p * kPanel;
     Operand* ds_step = work_.ds + p * kPanel;
-    for (int row = step.begin; row < step.end; ++row) {
-      if (row >= begin && row < end) continue;
-      std::fill_n(p_step + (row - step.begin) * kBackwardQueryBlock, kPanel, Operand{});
-      std::fill_n(ds_step + (row - step.begin) * kBackwardQueryBlock, kPanel, Operand{});
-    }
-    if (view.empty()) return {};
     ScoreTile scores{.scores = work_.scores,
                      .rows = end - begin,
                      .columns = static_cast<int>(panel.queries.count()),
@@ -349,16 +376,16 @@ class BackwardWalk {
     return terms;
   }
 
-  // sum += left^T right over queries [first, last) of the block, of the key rows of one step:
+  // sum += left^T right over queries [first, last) of the block, of some key rows:
   // dV += P^T dO or dK += dS^T Q.
-  void AddRowGradients(VisibleRows step, const Operand* left, const QueryOperands<Operand>& right,
+  void AddRowGradients(VisibleRows rows, const Operand* left, const QueryOperands<Operand>& right,
                        int first, int last, const RowGradient& sum) const {
     const auto depth = static_cast<int>(RoundUp(last - first, kRowGroup<Operand>));
     for (int column = 0; column < right.length; column += kPanel) {
-      kernels_.product(left + first, kBackwardQueryBlock,
+      kernels_.product(left, kBackwardQueryBlock,
                        right.rows + (column / kPanel * kBackwardQueryBlock + first) * kPanel,
-                       kPanel, step.end - step.begin, std::min(kPanel, right.length - column),
-                       depth, sum.data + step.begin * sum.stride + column, sum.stride, true);
+                       kPanel, rows.end - rows.begin, std::min(kPanel, right.length - column),
+                       depth, sum.data + rows.begin * sum.stride + column, sum.stride, true);
     }
   }
 

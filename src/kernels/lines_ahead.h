@@ -5,6 +5,14 @@
 
 namespace ringwise {
 
+// Asks for a row that is needed a few rows from now: rows that lie apart come one by one otherwise,
+// each waited for.
+inline void AskForRow(const void* row, int64_t bytes) {
+  constexpr int64_t kLine = 64;
+  const char* at = static_cast<const char*>(row);
+  for (int64_t i = 0; i < bytes; i += kLine) __builtin_prefetch(at + i, 0, 3);
+}
+
 // Memory that will be needed soon. Kernels bring it to the second cache in passing, a few lines
 // after each of their register tiles: asked for at once, lines would be waited for. No more than a
 // hint: a line that was not asked for in time is only slower. Not for two threads at once.
