@@ -75,6 +75,7 @@ class ForwardWalk {
     const Head of{{problem_.mask, batch, head}, Stream(batch, head)};
     int64_t tiles = 0;
     for (int p = 0; p < panels; ++p) {
+      if (p + 1 < panels) AskForPanel(batch, head, Part(queries, (p + 1) * kPanel, kPanel));
       Start(of.plane, Part(queries, p * kPanel, kPanel), work_.panels[p]);
       TakeReferences(state.Part(p * kPanel, work_.panels[p].columns), work_.panels[p]);
     }
@@ -87,7 +88,13 @@ class ForwardWalk {
               AsOperand(block.Values(batch, kv_head, tile), value_dim_, count, work_.wide_values),
               {}};
           LinesAhead ahead;
-          if (next != nullptr) LookAhead(block, batch, kv_head, *next, panels * count, ahead);
+          ahead.Start(panels * count / kTileRows);
+          if (next != nullptr) {
+            LookAhead(block, batch, kv_head, *next, ahead);
+          } else if (state.row_sum[0] != 0) {  // all rows or none have a state, as a rule
+            ahead.Add(state.output, state.Stride() * kFloatBytes, queries.count(),
+                      value_dim_ * kFloatBytes);
+          }
           for (int p = 0; p < panels; ++p) AttendTile(of, keys, ahead, work_.panels[p]);
           ++tiles;
           progress.Worked(count * queries.count() * (head_dim_ + value_dim_));
@@ -102,6 +109,7 @@ class ForwardWalk {
   }
 
  private:
+  static constexpr auto kFloatBytes = static_cast<int64_t>(sizeof(float));
   static constexpr float kNothingSeen = -std::numeric_limits<float>::infinity();
   // Scores made at once: few enough to stay in the nearest cache.
   static constexpr int kStepRows = 48;
@@ -192,6 +200,13 @@ class ForwardWalk {
     return DropoutStream(problem_.dropout, batch, head);
   }
 
+  void AskForPanel(int64_t batch, int64_t head, const RowBlock& queries) const {
+    const auto rows = HeadRows<const Storage>(problem_.query, batch, queries.begin, head);
+    for (int64_t row = 0; row < queries.count(); ++row) {
+      AskForRow(rows.data + row * rows.stride, head_dim_ * sizeof(Storage));
+    }
+  }
+
   void Start(const MaskPlane& plane, const RowBlock& queries, Panel& panel) const {
     panel.queries = queries;
     panel.columns = static_cast<int>(queries.count());
@@ -218,15 +233,14 @@ class ForwardWalk {
     }
   }
 
-  // The tile that comes next, spread over the register tiles of `rows` rows of scores.
+  // The tile that comes next.
   static void LookAhead(const ForwardBlock<const Storage>& block, int64_t batch, int64_t kv_head,
-                        const RowBlock& next, int64_t rows, LinesAhead& ahead) {
+                        const RowBlock& next, LinesAhead& ahead) {
     const auto bytes = [&](int64_t width) {
       return next.count() * width * static_cast<int64_t>(sizeof(Storage));
     };
     const Rows<const Storage> keys = block.Keys(batch, kv_head, next.begin);
     const Rows<const Storage> values = block.Values(batch, kv_head, next);
-    ahead.Start(rows / kTileRows);
     ahead.Add(keys.data, 0, 1, bytes(keys.stride));
     ahead.Add(values.data, 0, 1, bytes(block.value_dim()));
   }

@@ -23,7 +23,7 @@ class KeyTiles {
   }
 
   // Calls visit(tile, next) for every tile of which `queries` see a key, in order. `next` is the
-  // tile that comes after it, if any, which they may not see.
+  // tile that comes after it, if any that they may see; a mask may hide it all the same.
   template <class Visit>
   void ForEachVisible(const MaskPlane& plane, const PositionRun& queries,
                       const Visit& visit) const {
@@ -35,7 +35,8 @@ class KeyTiles {
           [&](const RowBlock& other) { return other.positions.last() < hull.begin; });
       for (; tile != end && tile->positions.start < hull.end; ++tile) {
         if (Classify(plane, queries, tile->positions) == TileKind::kEmpty) continue;
-        visit(*tile, tile + 1 == end ? nullptr : &*(tile + 1));
+        const bool last = tile + 1 == end || (tile + 1)->positions.start >= hull.end;
+        visit(*tile, last ? nullptr : &*(tile + 1));
       }
     }
   }
