@@ -386,6 +386,14 @@ TEST(TileKernels, Exponential) {
                     zero.data(), p.data(), sums.data(), weights.data(), excess.data());
     EXPECT_LE(p[0], 1.2e-38f);
     EXPECT_GE(p[0], 0.0f);
+    // Beyond the largest number it is infinite: sums tell by it that the reference has to move.
+    for (const float high : {128.0f, 129.0f, 200.0f, 300.0f, 400.0f, 1e5f, 1e9f, 1e30f}) {
+      std::fill(scores.begin(), scores.end(), high);
+      kernels.softmax({.scores = scores.data(), .rows = 1, .columns = kPanel, .scale = 1.0f},
+                      zero.data(), p.data(), sums.data(), weights.data(), excess.data());
+      EXPECT_EQ(p[0], kInfinity) << high;
+      EXPECT_EQ(sums[0], kInfinity) << high;
+    }
   });
 }
 
