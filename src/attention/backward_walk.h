@@ -195,7 +195,8 @@ class BackwardWalk {
         const int64_t at = (run.begin - step.begin) * kBackwardQueryBlock + first * kPanel;
         const int begin = first * kPanel;
         AddRowGradients(run, work_.p + at, work_.d_output, begin, queries_end, work_.dv);
-        AddRowGradients(run, work_.ds + at, work_.query, begin, queries_end, work_.dk);
+        AddRowGradients(run, work_.StepDs(step.begin) + at, work_.query, begin, queries_end,
+                        work_.dk);
       });
     }
     for (int p = 0; p < panel_count; ++p) {
@@ -289,8 +290,8 @@ class BackwardWalk {
     const int64_t query = p * kPanel + column;
     const auto power =
         static_cast<float>(work_.p[(row - step.begin) * kBackwardQueryBlock + query]);
-    const auto gradient =
-        static_cast<float>(work_.ds[(row - step.begin) * kBackwardQueryBlock + query]);
+    const auto gradient = static_cast<float>(
+        work_.StepDs(step.begin)[(row - step.begin) * kBackwardQueryBlock + query]);
     float* dk = work_.dk.data + row * work_.dk.stride;
     float* dv = work_.dv.data + row * work_.dv.stride;
     for (int64_t i = 0; kept && i < value_dim_; ++i) dv[i] += power * work_.d_output.At(query, i);
@@ -309,7 +310,7 @@ class BackwardWalk {
     const int begin = view.rows.begin;
     const int end = view.rows.end;
     Operand* p_step = work_.p + p * kPanel;
-    Operand* ds_step = work_.ds + p * kPanel;
+    Operand* ds_step = work_.StepDs(step.begin) + p * kPanel;
     ScoreTile scores{.scores = work_.scores,
                      .rows = end - begin,
                      .columns = static_cast<int>(panel.queries.count()),
@@ -317,7 +318,8 @@ class BackwardWalk {
                      .visible = view.visible};
     Operand* p_out = p_step + (begin - step.begin) * kBackwardQueryBlock;
     Operand* ds_out = ds_step + (begin - step.begin) * kBackwardQueryBlock;
-    Operand* packed_ds = work_.packed_ds[p] + begin * kPanel;
+    Operand* packed_ds = nullptr;
+    if constexpr (!kRowsArePacked<Operand>) packed_ds = work_.packed_ds[p] + begin * kPanel;
     const float* logsumexp = work_.logsumexp + p * kPanel;
     const float* delta = work_.delta + p * kPanel;
     const auto factors = [&](Rows<const Operand> rows, const QueryOperands<Operand>& queries) {
@@ -397,10 +399,11 @@ class BackwardWalk {
       const int last = first + std::countr_one(seen >> first);
       const int begin = std::max(first * kBackwardStep, panel.rows.begin);
       const int end = std::min(last * kBackwardStep, panel.rows.end);
-      kernels_.product(
-          work_.keys_transposed + begin, tile_rows_, work_.packed_ds[p] + begin * kPanel, kPanel,
-          head_dim_, static_cast<int>(panel.queries.count()),
-          static_cast<int>(RoundUp(end - begin, kRowGroup<Operand>)), sum.data, sum.stride, true);
+      const Rows<const Operand> ds = work_.PackedDs(p, begin);
+      kernels_.product(work_.keys_transposed + begin, tile_rows_, ds.data, ds.stride, head_dim_,
+                       static_cast<int>(panel.queries.count()),
+                       static_cast<int>(RoundUp(end - begin, kRowGroup<Operand>)), sum.data,
+                       sum.stride, true);
       first = last + std::countr_zero(seen >> last);
     }
   }

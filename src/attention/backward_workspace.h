@@ -65,11 +65,12 @@ struct BackwardWorkspace {
   RowGradient dk, dv;
   QueryOperands<Operand> query;
   QueryOperands<Operand> d_output;
-  float* scores = nullptr;                   // [kBackwardStep][kPanel]
-  float* dp = nullptr;                       // [kBackwardStep][kPanel]
-  Operand* p = nullptr;                      // [kBackwardStep][kBackwardQueryBlock]
-  Operand* ds = nullptr;                     // [kBackwardStep][kBackwardQueryBlock]
-  Operand* packed_ds[kBackwardPanels] = {};  // packed [tile rows][kPanel]
+  float* scores = nullptr;  // [kBackwardStep][kPanel]
+  float* dp = nullptr;      // [kBackwardStep][kPanel]
+  Operand* p = nullptr;     // [kBackwardStep][kBackwardQueryBlock]
+  // [kBackwardQueryBlock] a row: of a step's rows, or of all of the tile where kRowsArePacked
+  Operand* ds = nullptr;
+  Operand* packed_ds[kBackwardPanels] = {};  // packed [tile rows][kPanel], where they are not
   float* logsumexp = nullptr;                // [kBackwardQueryBlock], base 2
   float* delta = nullptr;                    // [kBackwardQueryBlock]
   uint64_t* visible[kBackwardPanels] = {};   // [tile rows]
@@ -79,6 +80,19 @@ struct BackwardWorkspace {
   uint64_t* shown = nullptr;        // visible and not hidden by the bias
   uint64_t* kept = nullptr;         // by dropout
   Operand* wide_queries = nullptr;  // [kBackwardQueryBlock][..]; only if Storage widens
+
+  // dS of the rows of a step that begins at this row of the tile.
+  Operand* StepDs(int begin) const {
+    return kRowsArePacked<Operand> ? ds + begin * kBackwardQueryBlock : ds;
+  }
+  // dS of a panel as the right factor of dQ, from this row of the tile on, and its ld.
+  Rows<const Operand> PackedDs(int panel, int begin) const {
+    if constexpr (kRowsArePacked<Operand>) {
+      return {StepDs(begin) + panel * kPanel, kBackwardQueryBlock};
+    } else {
+      return {packed_ds[panel] + begin * kPanel, kPanel};
+    }
+  }
 
   static BackwardWorkspace Lay(const AttentionShape& shape, int64_t tile_rows, Arena& arena) {
     BackwardWorkspace work;
@@ -92,9 +106,13 @@ struct BackwardWorkspace {
     work.scores = arena.Take<float>(kBackwardStep * kPanel);
     work.dp = arena.Take<float>(kBackwardStep * kPanel);
     work.p = arena.Take<Operand>(kBackwardStep * kBackwardQueryBlock);
-    work.ds = arena.Take<Operand>(kBackwardStep * kBackwardQueryBlock);
-    for (Operand*& panel : work.packed_ds) {
-      panel = arena.Take<Operand>(RoundUp(tile_rows, kRowGroup<Operand>) * kPanel);
+    if constexpr (kRowsArePacked<Operand>) {
+      work.ds = arena.Take<Operand>(tile_rows * kBackwardQueryBlock);
+    } else {
+      work.ds = arena.Take<Operand>(kBackwardStep * kBackwardQueryBlock);
+      for (Operand*& panel : work.packed_ds) {
+        panel = arena.Take<Operand>(RoundUp(tile_rows, kRowGroup<Operand>) * kPanel);
+      }
     }
     work.logsumexp = arena.Take<float>(kBackwardQueryBlock);
     work.delta = arena.Take<float>(kBackwardQueryBlock);

@@ -17,7 +17,8 @@ HWY_BEFORE_NAMESPACE();
 namespace ringwise {
 namespace HWY_NAMESPACE {
 
-// What one register tile reads and writes.
+// What one register tile reads and writes. Passed by value: through a reference it would be read
+// again after every store, for all the compiler knows.
 struct GradientTile {
   const uint64_t* visible;   // of each row; null: every column
   int column;                // the first, as `visible` counts them
@@ -25,13 +26,12 @@ struct GradientTile {
   float* p;                  // rows `ld` apart
   float* ds;
   int64_t ld;
-  float* packed_ds;  // rows kPanel apart
 };
 
 // p = 2^(scale * left right - logsumexp)
 template <int kRows, bool kMasked>
 HWY_NOINLINE void PowersOfProduct(const PanelFactors<float>& factors, float scale,
-                                  const GradientTile& at) {
+                                  GradientTile at) {
   const D d;
   V scores[kRows][kTileVectors];
   MultiplyTile(factors.left, factors.stride, factors.right, kPanel, factors.k, scores);
@@ -51,9 +51,9 @@ HWY_NOINLINE void PowersOfProduct(const PanelFactors<float>& factors, float scal
   }
 }
 
-// ds = p (left right - delta), in rows and packed.
+// ds = p (left right - delta)
 template <int kRows, bool kMasked>
-HWY_NOINLINE void GradientsOfProduct(const PanelFactors<float>& factors, const GradientTile& at) {
+HWY_NOINLINE void GradientsOfProduct(const PanelFactors<float>& factors, GradientTile at) {
   const D d;
   V dp[kRows][kTileVectors];
   MultiplyTile(factors.left, factors.stride, factors.right, kPanel, factors.k, dp);
@@ -69,7 +69,6 @@ HWY_NOINLINE void GradientsOfProduct(const PanelFactors<float>& factors, const G
         gradient = hn::IfThenElseZero(Lanes(at.column + column, at.visible[row]), gradient);
       }
       hn::StoreU(gradient, d, at.ds + row * at.ld + column);
-      hn::StoreU(gradient, d, at.packed_ds + row * kPanel + column);
     }
   }
 }
@@ -89,7 +88,6 @@ void ForRegisterTiles(const PanelFactors<float>& factors, const ScoreTile& tile,
       at.column_term += column;
       at.p += first * at.ld + column;
       at.ds += first * at.ld + column;
-      at.packed_ds += first * kPanel + column;
       of_product(rows, part, at);
       ahead.Fetch();
     });
@@ -99,13 +97,13 @@ void ForRegisterTiles(const PanelFactors<float>& factors, const ScoreTile& tile,
 template <bool kMasked>
 void ProductSoftmaxGradient(const PanelFactors<float>& scores, const PanelFactors<float>& dp,
                             const ScoreTile& tile, const float* logsumexp, const float* delta,
-                            float* p, float* ds, int64_t ld, float* packed_ds, LinesAhead& ahead) {
+                            float* p, float* ds, int64_t ld, LinesAhead& ahead) {
   // One after the other over all rows: each has its right factor in the nearest cache then.
-  ForRegisterTiles(scores, tile, {tile.visible, 0, logsumexp, p, ds, ld, packed_ds}, ahead,
+  ForRegisterTiles(scores, tile, {tile.visible, 0, logsumexp, p, ds, ld}, ahead,
                    [&](auto rows, const PanelFactors<float>& factors, const GradientTile& at) {
                      PowersOfProduct<rows.value, kMasked>(factors, tile.scale, at);
                    });
-  ForRegisterTiles(dp, tile, {tile.visible, 0, delta, p, ds, ld, packed_ds}, ahead,
+  ForRegisterTiles(dp, tile, {tile.visible, 0, delta, p, ds, ld}, ahead,
                    [&](auto rows, const PanelFactors<float>& factors, const GradientTile& at) {
                      GradientsOfProduct<rows.value, kMasked>(factors, at);
                    });
@@ -114,10 +112,10 @@ void ProductSoftmaxGradient(const PanelFactors<float>& scores, const PanelFactor
 inline void AnyProductSoftmaxGradient(const PanelFactors<float>& scores,
                                       const PanelFactors<float>& dp, const ScoreTile& tile,
                                       const float* logsumexp, const float* delta, float*, float* p,
-                                      float* ds, int64_t ld, float* packed_ds, LinesAhead& ahead) {
+                                      float* ds, int64_t ld, float*, LinesAhead& ahead) {
   const auto gradient =
       tile.visible ? &ProductSoftmaxGradient<true> : &ProductSoftmaxGradient<false>;
-  gradient(scores, dp, tile, logsumexp, delta, p, ds, ld, packed_ds, ahead);
+  gradient(scores, dp, tile, logsumexp, delta, p, ds, ld, ahead);
 }
 
 }  // namespace HWY_NAMESPACE

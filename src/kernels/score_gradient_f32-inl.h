@@ -16,8 +16,7 @@ namespace HWY_NAMESPACE {
 
 template <bool kMasked, bool kHasTerms>
 void SoftmaxGradient(const ScoreTile& tile, const ScoreGradientTerms& terms, const float* dp,
-                     const float* logsumexp, const float* delta, float* p, float* ds, int64_t ld,
-                     float* packed_ds) {
+                     const float* logsumexp, const float* delta, float* p, float* ds, int64_t ld) {
   const D d;
   [[maybe_unused]] const V dropout_factor = hn::Set(d, terms.dropout_factor);
   const V scale = hn::Set(d, tile.scale);
@@ -47,7 +46,6 @@ void SoftmaxGradient(const ScoreTile& tile, const ScoreGradientTerms& terms, con
       }
       hn::StoreU(power, d, p + row * ld + column);
       hn::StoreU(gradient, d, ds + row * ld + column);
-      hn::StoreU(gradient, d, packed_ds + row * kPanel + column);
     };
     int row = 0;
     for (; row + 4 <= tile.rows; row += 4) {
@@ -62,14 +60,14 @@ void SoftmaxGradient(const ScoreTile& tile, const ScoreGradientTerms& terms, con
 
 inline void AnySoftmaxGradient(const ScoreTile& tile, const ScoreGradientTerms& terms,
                                const float* dp, const float* logsumexp, const float* delta,
-                               float* p, float* ds, int64_t ld, float* packed_ds) {
+                               float* p, float* ds, int64_t ld, float*) {
   const bool has_terms =
       tile.kept != nullptr || terms.slopes != nullptr || terms.unsloped != nullptr;
   const auto gradient =
       has_terms      ? tile.visible ? &SoftmaxGradient<true, true> : &SoftmaxGradient<false, true>
            : tile.visible ? &SoftmaxGradient<true, false>
                      : &SoftmaxGradient<false, false>;
-  gradient(tile, terms, dp, logsumexp, delta, p, ds, ld, packed_ds);
+  gradient(tile, terms, dp, logsumexp, delta, p, ds, ld);
 }
 
 }  // namespace HWY_NAMESPACE

@@ -89,7 +89,8 @@ inline float AnySoftmax(const ScoreTile& tile, const float* reference, float* p,
   return softmax(tile, reference, p, sums, weights, excess);
 }
 
-// What ProductSoftmax reads and writes of one register tile of columns.
+// What ProductSoftmax reads and writes of one register tile of columns. Passed by value: through a
+// reference it would be read again after every store, for all the compiler knows.
 struct SoftmaxTile {
   const float* query;
   const float* reference;
@@ -100,7 +101,7 @@ struct SoftmaxTile {
 
 template <int kRows, bool kMasked, bool kDrops>
 HWY_NOINLINE void SoftmaxOfProduct(const float* keys, int64_t stride, int k, const ScoreTile& tile,
-                                   int first, const SoftmaxTile& at) {
+                                   int first, SoftmaxTile at) {
   const D d;
   V scores[kRows][kTileVectors];
   MultiplyTile(keys, stride, at.query, kPanel, k, scores);

@@ -26,6 +26,10 @@ inline constexpr int kRowGroup = 1;
 template <>
 inline constexpr int kRowGroup<bf16> = 2;
 
+// Rows `ld` apart are a packed right factor as they are.
+template <class Operand>
+inline constexpr bool kRowsArePacked = kRowGroup<Operand> == 1;
+
 // Where element (k, n) of a packed right factor lies.
 template <class Operand>
 int64_t PackedIndex(int64_t k, int64_t n, int64_t ld) {
@@ -89,7 +93,7 @@ struct TileKernels {
   // p = 2^(scale * score - logsumexp[column]) where visible, else 0
   // ds = p (dp' - delta[column]) slopes, with dp' = dropout_factor * dp where kept, else 0
   // What is stored of p is 0 where it is not kept. dp [rows][kPanel]. p, ds: rows `ld` apart;
-  // packed_ds: ds once more, packed with ld kPanel.
+  // packed_ds: ds once more, packed with ld kPanel; not written where kRowsArePacked.
   void (*softmax_gradient)(const ScoreTile& tile, const ScoreGradientTerms& terms, const float* dp,
                            const float* logsumexp, const float* delta, Operand* p, Operand* ds,
                            int64_t ld, Operand* packed_ds);
