@@ -136,8 +136,8 @@ class BackwardWalk {
       const Rows<const Operand> rows =
           AsOperand(HeadRows<const Storage>(view, part.batch, queries.begin, part.head), count,
                     to.length, work_.wide_queries);
-      kernels_.pack_rows(rows.data, rows.stride, count, to.length, kBackwardQueryBlock * kPanel,
-                         to.rows);
+      kernels_.pack_rows(rows.data, rows.stride, count, to.length,
+                         QueryOperands<Operand>::kPanelRows, to.rows);
       for (int p = 0; p * kPanel < count; ++p) {
         kernels_.pack_transposed(rows.data + p * kPanel * rows.stride, rows.stride,
                                  std::min(kPanel, count - p * kPanel), to.length, to.transposed[p]);
@@ -192,7 +192,7 @@ class BackwardWalk {
       ForEachSeen(views, [&](VisibleRows run, int first, int last) {
         const auto queries_end =
             static_cast<int>(std::min<int64_t>(queries.count(), int64_t{last} * kPanel));
-        const int64_t at = (run.begin - step.begin) * kBackwardQueryBlock + first * kPanel;
+        const int64_t at = (run.begin - step.begin) * kScoreStride<Operand> + first * kPanel;
         const int begin = first * kPanel;
         AddRowGradients(run, work_.p + at, work_.d_output, begin, queries_end, work_.dv);
         AddRowGradients(run, work_.StepDs(step.begin) + at, work_.query, begin, queries_end,
@@ -259,9 +259,9 @@ class BackwardWalk {
     return !(hides || drops) || Finite(work_.d_output, queries);
   }
   bool Finite(const QueryOperands<Operand>& operands, const RowBlock& queries) const {
-    const Rows<const Operand> packed{operands.rows, kBackwardQueryBlock * kPanel};
+    const Rows<const Operand> packed{operands.rows, QueryOperands<Operand>::kPanelRows};
     return AllFinite(packed, Panels(operands.length),
-                     RoundUp(queries.count(), kRowGroup<Operand>) * kPanel);
+                     RoundUp(queries.count(), kRowGroup<Operand>) * kPackedStride<Operand>);
   }
 
   // One panel against the tile, all products over visible pairs alone.
@@ -289,9 +289,9 @@ class BackwardWalk {
                QueryGradient::Panel dq) const {
     const int64_t query = p * kPanel + column;
     const auto power =
-        static_cast<float>(work_.p[(row - step.begin) * kBackwardQueryBlock + query]);
+        static_cast<float>(work_.p[(row - step.begin) * kScoreStride<Operand> + query]);
     const auto gradient = static_cast<float>(
-        work_.StepDs(step.begin)[(row - step.begin) * kBackwardQueryBlock + query]);
+        work_.StepDs(step.begin)[(row - step.begin) * kScoreStride<Operand> + query]);
     float* dk = work_.dk.data + row * work_.dk.stride;
     float* dv = work_.dv.data + row * work_.dv.stride;
     for (int64_t i = 0; kept && i < value_dim_; ++i) dv[i] += power * work_.d_output.At(query, i);
@@ -316,10 +316,12 @@ class BackwardWalk {
                      .columns = static_cast<int>(panel.queries.count()),
                      .scale = problem_.scale_base2,
                      .visible = view.visible};
-    Operand* p_out = p_step + (begin - step.begin) * kBackwardQueryBlock;
-    Operand* ds_out = ds_step + (begin - step.begin) * kBackwardQueryBlock;
+    Operand* p_out = p_step + (begin - step.begin) * kScoreStride<Operand>;
+    Operand* ds_out = ds_step + (begin - step.begin) * kScoreStride<Operand>;
     Operand* packed_ds = nullptr;
-    if constexpr (!kRowsArePacked<Operand>) packed_ds = work_.packed_ds[p] + begin * kPanel;
+    if constexpr (!kRowsArePacked<Operand>) {
+      packed_ds = work_.packed_ds[p] + begin * kPackedStride<Operand>;
+    }
     const float* logsumexp = work_.logsumexp + p * kPanel;
     const float* delta = work_.delta + p * kPanel;
     const auto factors = [&](Rows<const Operand> rows, const QueryOperands<Operand>& queries) {
@@ -330,19 +332,19 @@ class BackwardWalk {
     const PanelFactors<Operand> of_dp = factors(tile.values, work_.d_output);
     if (plain_ && scores.columns > kPanel - kLanes) {
       kernels_.product_softmax_gradient(of_scores, of_dp, scores, logsumexp, delta, work_.dp, p_out,
-                                        ds_out, kBackwardQueryBlock, packed_ds, ahead);
+                                        ds_out, kScoreStride<Operand>, packed_ds, ahead);
       return scores;
     }
     const auto multiply = [&](const PanelFactors<Operand>& of, float* product) {
-      kernels_.product(of.left, of.stride, of.right, kPanel, scores.rows, scores.columns, of.k,
-                       product, kPanel, false);
+      kernels_.product(of.left, of.stride, of.right, kPackedStride<Operand>, scores.rows,
+                       scores.columns, of.k, product, kPanel, false);
     };
     multiply(of_scores, work_.scores);
     multiply(of_dp, work_.dp);
     const RowBlock rows = Part(tile.block, begin, scores.rows);
     const ScoreGradientTerms terms = ApplyTerms(plane, panel.queries, rows, scores);
     kernels_.softmax_gradient(scores, terms, work_.dp, logsumexp, delta, p_out, ds_out,
-                              kBackwardQueryBlock, packed_ds);
+                              kScoreStride<Operand>, packed_ds);
     if (terms.unsloped != nullptr) {
       AddBiasGradient(plane.batch, plane.head, panel.queries, rows, terms.unsloped,
                       *problem_.bias_gradient);
@@ -384,10 +386,11 @@ class BackwardWalk {
                        int first, int last, const RowGradient& sum) const {
     const auto depth = static_cast<int>(RoundUp(last - first, kRowGroup<Operand>));
     for (int column = 0; column < right.length; column += kPanel) {
-      kernels_.product(left, kBackwardQueryBlock,
-                       right.rows + (column / kPanel * kBackwardQueryBlock + first) * kPanel,
-                       kPanel, rows.end - rows.begin, std::min(kPanel, right.length - column),
-                       depth, sum.data + rows.begin * sum.stride + column, sum.stride, true);
+      kernels_.product(
+          left, kScoreStride<Operand>,
+          right.rows + column / kPanel * right.kPanelRows + first * kPackedStride<Operand>,
+          kPackedStride<Operand>, rows.end - rows.begin, std::min(kPanel, right.length - column),
+          depth, sum.data + rows.begin * sum.stride + column, sum.stride, true);
     }
   }
 

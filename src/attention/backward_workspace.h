@@ -13,6 +13,11 @@ namespace ringwise {
 
 inline constexpr int kBackwardPanels = 2;
 inline constexpr int64_t kBackwardQueryBlock = kBackwardPanels * kPanel;
+// Elements from one row of P or dS to the next. Where dS is a packed factor as it is, not a power
+// of two, for the reason of kPackedStride.
+template <class Operand>
+inline constexpr int64_t kScoreStride =
+    kRowsArePacked<Operand> ? kBackwardQueryBlock + kLanes : kBackwardQueryBlock;
 // Key rows whose scores are made at once. Each product of a step brings its right factor to the
 // nearest cache anew: many rows pay for that, and still leave P and dS near.
 inline constexpr int kBackwardStep = 96;
@@ -28,20 +33,23 @@ inline int64_t Panels(int64_t columns) { return (columns + kPanel - 1) / kPanel;
 // Rows of queries or output gradients of one head, in all the forms that products take.
 template <class Operand>
 struct QueryOperands {
-  Operand* transposed[kBackwardPanels] = {};  // packed [depth][kPanel]
-  Operand* rows = nullptr;  // packed [kBackwardQueryBlock][kPanel], a panel of length each
+  static constexpr int64_t kPanelRows = kBackwardQueryBlock * kPackedStride<Operand>;
+
+  Operand* transposed[kBackwardPanels] = {};  // packed [depth][kPackedStride]
+  Operand* rows = nullptr;  // packed [kBackwardQueryBlock][kPackedStride], a panel of length each
   int length = 0;           // head_dim or value_dim
   int depth = 0;            // as products take it
 
   void Lay(int64_t dim, Arena& arena) {
     length = static_cast<int>(dim);
     depth = static_cast<int>(RoundUp(dim, kRowGroup<Operand>));
-    for (Operand*& panel : transposed) panel = arena.Take<Operand>(depth * kPanel);
-    rows = arena.Take<Operand>(Panels(dim) * kBackwardQueryBlock * kPanel);
+    for (Operand*& panel : transposed) panel = arena.Take<Operand>(depth * kPackedStride<Operand>);
+    rows = arena.Take<Operand>(Panels(dim) * kPanelRows);
   }
   float At(int64_t query, int64_t i) const {
-    return static_cast<float>(rows[i / kPanel * kBackwardQueryBlock * kPanel +
-                                   PackedIndex<Operand>(query, i % kPanel, kPanel)]);
+    return static_cast<float>(
+        rows[i / kPanel * kPanelRows +
+             PackedIndex<Operand>(query, i % kPanel, kPackedStride<Operand>)]);
   }
 };
 
@@ -67,10 +75,10 @@ struct BackwardWorkspace {
   QueryOperands<Operand> d_output;
   float* scores = nullptr;  // [kBackwardStep][kPanel]
   float* dp = nullptr;      // [kBackwardStep][kPanel]
-  Operand* p = nullptr;     // [kBackwardStep][kBackwardQueryBlock]
-  // [kBackwardQueryBlock] a row: of a step's rows, or of all of the tile where kRowsArePacked
+  Operand* p = nullptr;     // [kBackwardStep][kScoreStride]
+  // [kScoreStride] a row: of a step's rows, or of all of the tile where kRowsArePacked
   Operand* ds = nullptr;
-  Operand* packed_ds[kBackwardPanels] = {};  // packed [tile rows][kPanel], where they are not
+  Operand* packed_ds[kBackwardPanels] = {};  // packed [tile rows][kPackedStride] where not
   float* logsumexp = nullptr;                // [kBackwardQueryBlock], base 2
   float* delta = nullptr;                    // [kBackwardQueryBlock]
   uint64_t* visible[kBackwardPanels] = {};   // [tile rows]
@@ -83,14 +91,14 @@ struct BackwardWorkspace {
 
   // dS of the rows of a step that begins at this row of the tile.
   Operand* StepDs(int begin) const {
-    return kRowsArePacked<Operand> ? ds + begin * kBackwardQueryBlock : ds;
+    return kRowsArePacked<Operand> ? ds + begin * kScoreStride<Operand> : ds;
   }
   // dS of a panel as the right factor of dQ, from this row of the tile on, and its ld.
   Rows<const Operand> PackedDs(int panel, int begin) const {
     if constexpr (kRowsArePacked<Operand>) {
-      return {StepDs(begin) + panel * kPanel, kBackwardQueryBlock};
+      return {StepDs(begin) + panel * kPanel, kScoreStride<Operand>};
     } else {
-      return {packed_ds[panel] + begin * kPanel, kPanel};
+      return {packed_ds[panel] + begin * kPackedStride<Operand>, kPackedStride<Operand>};
     }
   }
 
@@ -105,13 +113,14 @@ struct BackwardWorkspace {
     work.d_output.Lay(shape.value_dim, arena);
     work.scores = arena.Take<float>(kBackwardStep * kPanel);
     work.dp = arena.Take<float>(kBackwardStep * kPanel);
-    work.p = arena.Take<Operand>(kBackwardStep * kBackwardQueryBlock);
+    work.p = arena.Take<Operand>(kBackwardStep * kScoreStride<Operand>);
     if constexpr (kRowsArePacked<Operand>) {
-      work.ds = arena.Take<Operand>(tile_rows * kBackwardQueryBlock);
+      work.ds = arena.Take<Operand>(tile_rows * kScoreStride<Operand>);
     } else {
-      work.ds = arena.Take<Operand>(kBackwardStep * kBackwardQueryBlock);
+      work.ds = arena.Take<Operand>(kBackwardStep * kScoreStride<Operand>);
       for (Operand*& panel : work.packed_ds) {
-        panel = arena.Take<Operand>(RoundUp(tile_rows, kRowGroup<Operand>) * kPanel);
+        panel =
+            arena.Take<Operand>(RoundUp(tile_rows, kRowGroup<Operand>) * kPackedStride<Operand>);
       }
     }
     work.logsumexp = arena.Take<float>(kBackwardQueryBlock);

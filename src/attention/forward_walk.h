@@ -129,7 +129,7 @@ class ForwardWalk {
 
   struct Panel {
     RowBlock queries;
-    Operand* query = nullptr;  // packed [depth][kPanel]
+    Operand* query = nullptr;  // packed [depth][kPackedStride]
     float* output = nullptr;   // O^T [value_dim][kPanel]
     float row_max[kPanel];     // kNothingSeen: no key yet
     float row_sum[kPanel];
@@ -143,7 +143,7 @@ class ForwardWalk {
     Panel panels[kMostForwardPanels];  // as many as a query block has
     float* scores = nullptr;           // [kStepRows][kPanel]
     float* added = nullptr;            // [kStepRows][kPanel]: see ScoreTerms
-    Operand* probabilities = nullptr;  // packed [kKeyChunk][kPanel]
+    Operand* probabilities = nullptr;  // packed [kKeyChunk][kPackedStride]
     uint64_t* visible = nullptr;       // [kKeyChunk], a bit a column
     uint64_t* kept = nullptr;          // [kStepRows], by dropout
     uint64_t* pairs = nullptr;         // [kKeyChunk], neither hidden nor dropped
@@ -178,11 +178,11 @@ class ForwardWalk {
     Workspace work;
     for (int64_t p = 0; p < problem.query_block / kPanel; ++p) {
       Panel& panel = work.panels[p];
-      panel.query = arena.Take<Operand>(Depth(shape.head_dim) * kPanel);
+      panel.query = arena.Take<Operand>(Depth(shape.head_dim) * kPackedStride<Operand>);
       panel.output = arena.Take<float>(shape.value_dim * kPanel);
     }
     work.scores = arena.Take<float>(kStepRows * kPanel);
-    work.probabilities = arena.Take<Operand>(kKeyChunk * kPanel);
+    work.probabilities = arena.Take<Operand>(kKeyChunk * kPackedStride<Operand>);
     work.visible = arena.Take<uint64_t>(kKeyChunk);
     work.kept = arena.Take<uint64_t>(kStepRows);
     work.pairs = arena.Take<uint64_t>(kKeyChunk);
@@ -279,11 +279,11 @@ class ForwardWalk {
         scores.kept = work_.kept;
       }
       const Rows<const Operand> rows{keys.data + row * keys.stride, keys.stride};
-      Operand* p = work_.probabilities + (row - out.first) * kPanel;
+      Operand* p = work_.probabilities + (row - out.first) * kPackedStride<Operand>;
       const bool discovers = (step.columns & panel.young) != 0;
       if (!(fuses && !discovers && !out.careful && AttendFused(rows, scores, p, ahead, panel))) {
-        kernels_.product(rows.data, rows.stride, panel.query, kPanel, scores.rows, panel.columns,
-                         depth_, work_.scores, kPanel, false);
+        kernels_.product(rows.data, rows.stride, panel.query, kPackedStride<Operand>, scores.rows,
+                         panel.columns, depth_, work_.scores, kPanel, false);
         if (!problem_.terms.none()) ApplyTerms(of, step_keys, panel, row, scores);
         if (out.careful) FindPairs(scores, work_.pairs + row);
         if (discovers) Discover(scores, row, out, panel);
@@ -329,7 +329,7 @@ class ForwardWalk {
 
   // Adds the step's probabilities to the panel's sums and leaves them pending.
   void AttendStep(const ScoreTile& scores, int row, Pending& out, Panel& panel) const {
-    Operand* p = work_.probabilities + (row - out.first) * kPanel;
+    Operand* p = work_.probabilities + (row - out.first) * kPackedStride<Operand>;
     float sums[kPanel];
     float weights[kPanel];
     float excess[kPanel];
@@ -424,7 +424,7 @@ class ForwardWalk {
     const int count = end - out.pending;
     if (count > 0) {
       const Rows<const Operand> values{out.values.data + out.pending, out.values.stride};
-      const Operand* p = work_.probabilities + (out.pending - out.first) * kPanel;
+      const Operand* p = work_.probabilities + (out.pending - out.first) * kPackedStride<Operand>;
       if (out.careful) {
         AddValuesOfPairs(values, value_dim_, p, work_.pairs + out.pending, count, panel.output);
       } else {

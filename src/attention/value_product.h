@@ -9,7 +9,8 @@
 // The last product of forward, O^T[value_dim, queries] += V^T[value_dim, keys] P^T[keys, queries].
 namespace ringwise {
 
-// Over `count` keys, the first columns of `values`; p is packed with ld kPanel, as many rows.
+// Over `count` keys, the first columns of `values`; p is packed with ld kPackedStride, as many
+// rows.
 template <class Operand>
 void AddValues(const TileKernels<Operand>& kernels, Rows<const Operand> values, int value_dim,
                const Operand* p, int count, int columns, float* output) {
@@ -17,13 +18,14 @@ void AddValues(const TileKernels<Operand>& kernels, Rows<const Operand> values, 
   // see, or lie past the block.
   const int paired = count - count % kRowGroup<Operand>;
   if (paired > 0) {
-    kernels.product(values.data, values.stride, p, kPanel, value_dim, columns, paired, output,
-                    kPanel, true);
+    kernels.product(values.data, values.stride, p, kPackedStride<Operand>, value_dim, columns,
+                    paired, output, kPanel, true);
   }
   if (paired == count) return;
   float last[kPanel];
   for (int column = 0; column < columns; ++column) {
-    last[column] = static_cast<float>(p[PackedIndex<Operand>(paired, column, kPanel)]);
+    last[column] =
+        static_cast<float>(p[PackedIndex<Operand>(paired, column, kPackedStride<Operand>)]);
   }
   for (int i = 0; i < value_dim; ++i) {
     const auto value = static_cast<float>(values.data[i * values.stride + paired]);
@@ -39,7 +41,8 @@ void AddValuesOfPairs(Rows<const Operand> values, int value_dim, const Operand* 
   for (int row = 0; row < count; ++row) {
     for (uint64_t left = pairs[row]; left != 0; left &= left - 1) {
       const int column = std::countr_zero(left);
-      const auto weight = static_cast<float>(p[PackedIndex<Operand>(row, column, kPanel)]);
+      const auto weight =
+          static_cast<float>(p[PackedIndex<Operand>(row, column, kPackedStride<Operand>)]);
       for (int i = 0; i < value_dim; ++i) {
         output[i * kPanel + column] +=
             weight * static_cast<float>(values.data[i * values.stride + row]);

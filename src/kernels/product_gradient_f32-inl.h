@@ -34,7 +34,8 @@ HWY_NOINLINE void PowersOfProduct(const PanelFactors<float>& factors, float scal
                                   GradientTile at) {
   const D d;
   V scores[kRows][kTileVectors];
-  MultiplyTile(factors.left, factors.stride, factors.right, kPanel, factors.k, scores);
+  MultiplyTile(factors.left, factors.stride, factors.right, kPackedStride<float>, factors.k,
+               scores);
   const V scale_v = hn::Set(d, scale);
 #pragma GCC unroll 8
   for (int v = 0; v < kTileVectors; ++v) {
@@ -56,7 +57,7 @@ template <int kRows, bool kMasked>
 HWY_NOINLINE void GradientsOfProduct(const PanelFactors<float>& factors, GradientTile at) {
   const D d;
   V dp[kRows][kTileVectors];
-  MultiplyTile(factors.left, factors.stride, factors.right, kPanel, factors.k, dp);
+  MultiplyTile(factors.left, factors.stride, factors.right, kPackedStride<float>, factors.k, dp);
 #pragma GCC unroll 8
   for (int v = 0; v < kTileVectors; ++v) {
     const int column = v * kWidth;

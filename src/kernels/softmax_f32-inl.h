@@ -63,7 +63,7 @@ float Softmax(const ScoreTile& tile, const float* reference, float* p, float* su
       high = Higher(t, high);
       sum = hn::Add(sum, power);
       if constexpr (kDrops) power = hn::IfThenElseZero(Lanes(column, tile.kept[row]), power);
-      hn::StoreU(power, d, p + row * kPanel + column);
+      hn::StoreU(power, d, p + row * kPackedStride<float> + column);
     };
     int row = 0;
     for (; row + 4 <= tile.rows; row += 4) {
@@ -104,7 +104,7 @@ HWY_NOINLINE void SoftmaxOfProduct(const float* keys, int64_t stride, int k, con
                                    int first, SoftmaxTile at) {
   const D d;
   V scores[kRows][kTileVectors];
-  MultiplyTile(keys, stride, at.query, kPanel, k, scores);
+  MultiplyTile(keys, stride, at.query, kPackedStride<float>, k, scores);
   const V scale = hn::Set(d, tile.scale);
 #pragma GCC unroll 8
   for (int v = 0; v < kTileVectors; ++v) {
@@ -121,7 +121,7 @@ HWY_NOINLINE void SoftmaxOfProduct(const float* keys, int64_t stride, int k, con
       if constexpr (kDrops) {
         power = hn::IfThenElseZero(Lanes(at.column + column, tile.kept[first + row]), power);
       }
-      hn::StoreU(power, d, at.p + (first + row) * kPanel + column);
+      hn::StoreU(power, d, at.p + (first + row) * kPackedStride<float> + column);
     }
     hn::StoreU(sum, d, at.sums + column);
   }

@@ -30,6 +30,12 @@ inline constexpr int kRowGroup<bf16> = 2;
 template <class Operand>
 inline constexpr bool kRowsArePacked = kRowGroup<Operand> == 1;
 
+// The ld of packed panels. Without AVX-512 a register tile reads a quarter of a panel's row, and
+// rows 256 bytes apart would all have it in the same quarter of the nearest cache, which holds 128
+// such rows where it has 32 KiB. Pairs of bf16 are multiplied with AVX-512 only.
+template <class Operand>
+inline constexpr int kPackedStride = kRowsArePacked<Operand> ? kPanel + kLanes : kPanel;
+
 // Where element (k, n) of a packed right factor lies.
 template <class Operand>
 int64_t PackedIndex(int64_t k, int64_t n, int64_t ld) {
@@ -55,7 +61,7 @@ struct ScoreGradientTerms {
 };
 
 // The factors of a product for a whole panel: left [rows of the tile][k] in rows `stride` apart,
-// right [k][kPanel] packed with ld kPanel.
+// right [k][kPanel] packed with ld kPackedStride.
 template <class Operand>
 struct PanelFactors {
   const Operand* left = nullptr;
@@ -74,7 +80,8 @@ struct TileKernels {
   // maxima[column] = largest visible scale * score, -inf without any.
   void (*score_maxima)(const ScoreTile& tile, float* maxima);
 
-  // t = scale * score - reference[column]; p = 2^t where visible, else 0, packed with ld kPanel.
+  // t = scale * score - reference[column]; p = 2^t where visible, else 0, packed with ld
+  // kPackedStride.
   // sums[column] = sum of p before rounding, weights[column] = sum of p as rounded to Operand.
   // What is packed is 0 too where p is not kept; sums and weights count all p.
   // excess[column] = largest visible t, -inf without any.
@@ -84,8 +91,8 @@ struct TileKernels {
 
   // Product and softmax at once, for panels of more than kPanel - kLanes columns: the scores
   // keys [tile.rows, k] query [k, kPanel] go from registers to probabilities, and tile.scores is
-  // not used. Keys in rows `stride` apart, query packed with ld kPanel. There is no excess: large
-  // sums tell of it, infinite or NaN ones too.
+  // not used. Keys in rows `stride` apart, query packed with ld kPackedStride. There is no excess:
+  // large sums tell of it, infinite or NaN ones too.
   void (*product_softmax)(const Operand* keys, int64_t stride, const Operand* query, int k,
                           const ScoreTile& tile, const float* reference, Operand* p, float* sums,
                           float* weights, LinesAhead& ahead);
@@ -93,7 +100,7 @@ struct TileKernels {
   // p = 2^(scale * score - logsumexp[column]) where visible, else 0
   // ds = p (dp' - delta[column]) slopes, with dp' = dropout_factor * dp where kept, else 0
   // What is stored of p is 0 where it is not kept. dp [rows][kPanel]. p, ds: rows `ld` apart;
-  // packed_ds: ds once more, packed with ld kPanel; not written where kRowsArePacked.
+  // packed_ds: ds once more, packed with ld kPackedStride; not written where kRowsArePacked.
   void (*softmax_gradient)(const ScoreTile& tile, const ScoreGradientTerms& terms, const float* dp,
                            const float* logsumexp, const float* delta, Operand* p, Operand* ds,
                            int64_t ld, Operand* packed_ds);
@@ -111,12 +118,13 @@ struct TileKernels {
   // matrix[row][column] *= factors[column] of rows [0, rows), kPanel wide.
   void (*scale_columns)(const float* factors, int rows, float* matrix);
 
-  // Packs the transpose of `rows` <= kPanel rows of `length` elements: [length][kPanel], columns
-  // past `rows` zero.
+  // Packs the transpose of `rows` <= kPanel rows of `length` elements: [length][kPackedStride],
+  // columns from `rows` to kPanel zero.
   void (*pack_transposed)(const Operand* source, int64_t stride, int rows, int length,
                           Operand* packed);
   // Packs rows as they are, in panels of kPanel columns, each [rows rounded up to
-  // kRowGroup][kPanel] and `panel_stride` elements from the last; columns past `length` zero.
+  // kRowGroup][kPackedStride] and `panel_stride` elements from the last; columns past `length`
+  // zero.
   void (*pack_rows)(const Operand* source, int64_t stride, int rows, int length,
                     int64_t panel_stride, Operand* packed);
 };

@@ -33,10 +33,11 @@ void ScaleColumns(const float* factors, int rows, float* matrix) {
 }
 
 void PackTransposed(const float* source, int64_t stride, int rows, int length, float* packed) {
-  Transpose(source, stride, rows, length, packed, kPanel);
+  constexpr int kStride = kPackedStride<float>;
+  Transpose(source, stride, rows, length, packed, kStride);
   if (rows == kPanel) return;
   for (int i = 0; i < length; ++i)
-    std::fill(packed + i * kPanel + rows, packed + (i + 1) * kPanel, 0.0f);
+    std::fill(packed + i * kStride + rows, packed + i * kStride + kPanel, 0.0f);
 }
 
 void PackRows(const float* source, int64_t stride, int rows, int length, int64_t panel_stride,
@@ -44,9 +45,9 @@ void PackRows(const float* source, int64_t stride, int rows, int length, int64_t
   for (int begin = 0; begin < length; begin += kPanel) {
     const int columns = std::min(kPanel, length - begin);
     for (int row = 0; row < rows; ++row) {
-      float* to = packed + row * kPanel;
+      float* to = packed + row * kPackedStride<float>;
       std::copy_n(source + row * stride + begin, columns, to);
-      std::fill(to + columns, to + kPanel, 0.0f);
+      std::fill(to + columns, to + kPackedStride<float>, 0.0f);
     }
     packed += panel_stride;
   }

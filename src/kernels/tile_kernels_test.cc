@@ -128,7 +128,7 @@ TYPED_TEST(TileKernelsTest, Softmax) {
         const Scores input(rows, (options & 1) != 0, (options & 2) != 0);
         const ScoreTile& tile = input.tile;
         const auto reference = Normal<float>(kPanel, 4);
-        std::vector<Operand> p((rows + 1) * kPanel, Operand(9.0f));
+        std::vector<Operand> p((rows + 1) * kPackedStride<Operand>, Operand(9.0f));
         std::vector<float> sums(kPanel), weights(kPanel), excess(kPanel), maxima(kPanel);
         const float highest = kernels.softmax(tile, reference.data(), p.data(), sums.data(),
                                               weights.data(), excess.data());
@@ -139,7 +139,8 @@ TYPED_TEST(TileKernelsTest, Softmax) {
           double weight = 0;
           for (int row = 0; row < rows; ++row) {
             const double expected = ReferenceProbability(tile, row, column, reference[column]);
-            const double found = ToDouble(p[PackedIndex<Operand>(row, column, kPanel)]);
+            const double found =
+                ToDouble(p[PackedIndex<Operand>(row, column, kPackedStride<Operand>)]);
             // The argument's own rounding is relative to its magnitude.
             const double t = std::abs(tile.scale * tile.scores[row * kPanel + column]);
             const double bound = kPolynomial + kRounding<Operand> + 6e-8 * (t + 4);
@@ -173,7 +174,7 @@ TYPED_TEST(TileKernelsTest, Softmax) {
         }
         // An odd last row of bf16 has a partner of zeros.
         if (kRowGroup<Operand> == 2 && rows % 2 == 1) {
-          EXPECT_EQ(ToDouble(p[PackedIndex<Operand>(rows, 5, kPanel)]), 0.0);
+          EXPECT_EQ(ToDouble(p[PackedIndex<Operand>(rows, 5, kPackedStride<Operand>)]), 0.0);
         }
       }
     }
@@ -186,7 +187,7 @@ TYPED_TEST(TileKernelsTest, ProductSoftmax) {
   constexpr int kDepth = 70;
   constexpr int64_t kStride = kDepth + 2;
   const auto keys = Normal<Operand>(48 * kStride, 9);
-  const auto query = Normal<Operand>(kDepth * kPanel, 10, 0.3f);
+  const auto query = Normal<Operand>(kDepth * kPackedStride<Operand>, 10, 0.3f);
   const auto reference = Normal<float>(kPanel, 11);
   ForEachKernels<Operand>([&](const TileKernels<Operand>& kernels) {
     for (const int options : {0, 1, 2, 3}) {
@@ -196,10 +197,11 @@ TYPED_TEST(TileKernelsTest, ProductSoftmax) {
           ScoreTile tile = input.tile;
           tile.columns = columns;
           std::vector<float> scores(rows * kPanel);
-          kernels.product(keys.data(), kStride, query.data(), kPanel, rows, columns, kDepth,
-                          scores.data(), kPanel, false);
+          kernels.product(keys.data(), kStride, query.data(), kPackedStride<Operand>, rows, columns,
+                          kDepth, scores.data(), kPanel, false);
           tile.scores = scores.data();
-          std::vector<Operand> expected_p((rows + 1) * kPanel), p(expected_p.size());
+          std::vector<Operand> expected_p((rows + 1) * kPackedStride<Operand>),
+              p(expected_p.size());
           std::vector<float> expected_sums(kPanel), expected_weights(kPanel), excess(kPanel);
           std::vector<float> sums(kPanel), weights(kPanel);
           kernels.softmax(tile, reference.data(), expected_p.data(), expected_sums.data(),
@@ -213,7 +215,7 @@ TYPED_TEST(TileKernelsTest, ProductSoftmax) {
             EXPECT_EQ(sums[column], expected_sums[column]);
             EXPECT_EQ(weights[column], expected_weights[column]);
             for (int row = 0; row < rows; ++row) {
-              const int64_t at = PackedIndex<Operand>(row, column, kPanel);
+              const int64_t at = PackedIndex<Operand>(row, column, kPackedStride<Operand>);
               ASSERT_EQ(ToDouble(p[at]), ToDouble(expected_p[at])) << row;
             }
           }
@@ -227,8 +229,9 @@ TYPED_TEST(TileKernelsTest, ProductSoftmax) {
 template <class Operand>
 Operand PackedGradient(const std::vector<Operand>& ds, int64_t ld,
                        const std::vector<Operand>& packed, int row, int column) {
-  return kRowsArePacked<Operand> ? ds[PackedIndex<Operand>(row, column, ld)]
-                                 : packed[PackedIndex<Operand>(row, column, kPanel)];
+  return kRowsArePacked<Operand>
+             ? ds[PackedIndex<Operand>(row, column, ld)]
+             : packed[PackedIndex<Operand>(row, column, kPackedStride<Operand>)];
 }
 
 TYPED_TEST(TileKernelsTest, SoftmaxGradient) {
@@ -301,12 +304,12 @@ TYPED_TEST(TileKernelsTest, ProductSoftmaxGradient) {
         for (int i = 0; i < 2; ++i) {
           const int stride = kDepth[i] + 5;
           left[i] = Normal<Operand>(rows * stride, 10 + i);
-          right[i] = Normal<Operand>(kDepth[i] * kPanel, 12 + i);
+          right[i] = Normal<Operand>(kDepth[i] * kPackedStride<Operand>, 12 + i);
           factors[i] = {left[i].data(), stride, right[i].data(), kDepth[i]};
         }
         const auto product = [&](int i, int row, int column) {
-          return ReferenceProduct(factors[i].left, factors[i].stride, factors[i].right, kPanel, row,
-                                  column, kDepth[i]);
+          return ReferenceProduct(factors[i].left, factors[i].stride, factors[i].right,
+                                  kPackedStride<Operand>, row, column, kDepth[i]);
         };
         auto logsumexp = Normal<float>(kPanel, 5);
         logsumexp[7] = kInfinity;  // a row that sees nothing
@@ -334,11 +337,11 @@ TYPED_TEST(TileKernelsTest, ProductSoftmaxGradient) {
         }
         // An odd last row of bf16 has a partner of zeros; no further row is written.
         if (kIsBf16 && rows % 2 == 1) {
-          EXPECT_EQ(ToDouble(packed[PackedIndex<Operand>(rows, 5, kPanel)]), 0.0);
+          EXPECT_EQ(ToDouble(packed[PackedIndex<Operand>(rows, 5, kPackedStride<Operand>)]), 0.0);
         }
         EXPECT_EQ(ToDouble(p[rows * kStride]), 9.0);
         EXPECT_EQ(ToDouble(ds[rows * kStride]), 9.0);
-        EXPECT_EQ(ToDouble(packed[(rows + 1) * kPanel]), 9.0);
+        EXPECT_EQ(ToDouble(packed[(rows + 1) * kPackedStride<Operand>]), 9.0);
       }
     }
   });
@@ -350,7 +353,7 @@ TYPED_TEST(TileKernelsTest, NaNIsKept) {
     Scores input(6, false);
     input.scores[2 * kPanel + 11] = std::nanf("");
     const std::vector<float> zero(6 * kPanel, 0.0f);
-    std::vector<Operand> p(6 * kPanel), ds(6 * kPanel), packed(6 * kPanel);
+    std::vector<Operand> p(6 * kPackedStride<Operand>), ds(p.size()), packed(p.size());
     std::vector<float> sums(kPanel), weights(kPanel), excess(kPanel);
     const float highest = kernels.softmax(input.tile, zero.data(), p.data(), sums.data(),
                                           weights.data(), excess.data());
@@ -360,7 +363,7 @@ TYPED_TEST(TileKernelsTest, NaNIsKept) {
       EXPECT_EQ(std::isnan(weights[column]), column == 11);
       EXPECT_FALSE(std::isnan(excess[column]));
     }
-    EXPECT_TRUE(std::isnan(ToDouble(p[PackedIndex<Operand>(2, 11, kPanel)])));
+    EXPECT_TRUE(std::isnan(ToDouble(p[PackedIndex<Operand>(2, 11, kPackedStride<Operand>)])));
     kernels.softmax_gradient(input.tile, {}, zero.data(), zero.data(), zero.data(), p.data(),
                              ds.data(), kPanel, packed.data());
     EXPECT_TRUE(std::isnan(ToDouble(p[2 * kPanel + 11])));
@@ -412,28 +415,30 @@ TYPED_TEST(TileKernelsTest, Packs) {
         const int64_t stride = length + 3;
         const auto source = Normal<Operand>(rows * stride, 8);
         const int64_t depth = (length + kGroup - 1) / kGroup * kGroup;
-        std::vector<Operand> packed(depth * kPanel, Operand(7.0f));
+        std::vector<Operand> packed(depth * kPackedStride<Operand>, Operand(7.0f));
         kernels.pack_transposed(source.data(), stride, rows, length, packed.data());
         for (int64_t i = 0; i < depth; ++i) {
           for (int64_t row = 0; row < kPanel; ++row) {
             const double expected =
                 i < length && row < rows ? ToDouble(source[row * stride + i]) : 0.0;
-            ASSERT_EQ(ToDouble(packed[PackedIndex<Operand>(i, row, kPanel)]), expected)
+            ASSERT_EQ(ToDouble(packed[PackedIndex<Operand>(i, row, kPackedStride<Operand>)]),
+                      expected)
                 << rows << " " << length << " at " << i << " " << row;
           }
         }
         const int64_t packed_rows = (rows + kGroup - 1) / kGroup * kGroup;
         const int64_t panels = (length + kPanel - 1) / kPanel;
-        const int64_t panel_stride = packed_rows * kPanel + 64;
+        const int64_t panel_stride = packed_rows * kPackedStride<Operand> + 64;
         std::vector<Operand> panel_rows(panels * panel_stride, Operand(7.0f));
         kernels.pack_rows(source.data(), stride, rows, length, panel_stride, panel_rows.data());
         for (int64_t row = 0; row < packed_rows; ++row) {
           for (int64_t i = 0; i < panels * kPanel; ++i) {
             const double expected =
                 i < length && row < rows ? ToDouble(source[row * stride + i]) : 0.0;
-            ASSERT_EQ(ToDouble(panel_rows[i / kPanel * panel_stride +
-                                          PackedIndex<Operand>(row, i % kPanel, kPanel)]),
-                      expected);
+            ASSERT_EQ(
+                ToDouble(panel_rows[i / kPanel * panel_stride +
+                                    PackedIndex<Operand>(row, i % kPanel, kPackedStride<Operand>)]),
+                expected);
           }
         }
       }
