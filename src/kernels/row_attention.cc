@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <type_traits>
+#include <utility>
 #include <vector>
 
 #if defined(__aarch64__)  // vectors of unknown size cannot be elements of an array
@@ -16,253 +16,267 @@
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 #include "kernels/row_products-inl.h"
-#include "kernels/row_scores_bf16.h"
 #include "kernels/simd-inl.h"
+#include "kernels/steady_prefetch.h"
 #include "kernels/tile_vectors_f32-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace ringwise {
 namespace HWY_NAMESPACE {
 
-// All rows over one chunk of positions after the other:
+// Keys, or values, of a batch: two batches fit every second cache known. Prefetchers work by pages
+// of 4 KiB, so that a batch is many of those.
+constexpr int64_t kBatchBytes = int64_t{128} << 10;
+
+// Rows of some kv_heads that lie side by side, over kKeyLanes positions of a head at a time:
 //
-//   weights = 2^(scale key . query - row_max)
-//   output += weights values
+//   scores  = keys query                     keys packed; lanes are positions
+//   weights = 2^(scale scores - row_max)
+//   output += weights values                 where they lie; lanes are columns
 //
-// Memory is fast where it is read in order, all kv_heads of a position before the next: rows of one
-// head lie apart, and prefetchers lose them. A single row a kv_head does just that. Several rows
-// share the loads of their output, and so take a block of positions at once: each from another
-// part of the keys, so that every part is read in order.
-//
-// Scores lie as they are made, [blocks][kv_heads][rows][positions of a block], so that the softmax
-// is lane by lane whatever the rows and the positions are.
+// Positions come in batches: while one is attended, head by head, the next is brought to the second
+// cache in the order of memory. The rows of a head alone lie apart, and prefetchers lose them.
 template <class Element>
 class RowWalk {
  public:
   RowWalk(const KeyValueRows<Element>& keys, const AttentionRows& rows)
-      : keys_(keys),
-        rows_(rows),
-        all_rows_(rows.kv_heads * rows.rows),
-        block_(std::min(keys.count, BlockOf(rows))),
-        blocks_(std::min(keys.count, kPositions) / block_),
-        part_(keys.count / (block_ * blocks_) * blocks_),
-        lanes_((all_rows_ * block_ * blocks_ + kLine - 1) / kLine * kLine),
-        memory_(static_cast<size_t>(3 * lanes_ + kLine + LaneSums::FloatsFor(PairsAtOnce()))) {
+      : keys_(keys), rows_(rows), padded_(RoundUp(rows.head_dim, kPackedUnit<Element>)) {
+    const int64_t all_rows = rows.kv_heads * rows.rows;
+    const int64_t packed = std::max(padded_, rows.value_dim) * kKeyLanes;
+    const int64_t scores = rows.rows * kKeyLanes;
+    memory_.resize(static_cast<size_t>(kLine + packed + scores + all_rows * kWidth));
     const auto address = reinterpret_cast<uintptr_t>(memory_.data()) / sizeof(float);
-    scores_ = memory_.data() + (kLine - static_cast<int64_t>(address) % kLine) % kLine;
+    packed_ = memory_.data() + (kLine - static_cast<int64_t>(address) % kLine) % kLine;
+    scores_ = packed_ + packed;
+    sums_ = scores_ + scores;
+    for (int64_t row = 0; row < all_rows; ++row) fresh_ |= rows.row_sum[row] == 0;
+  }
+
+  // Of kKeyLanes keys or values, the larger of the two.
+  static int64_t Bytes(const AttentionRows& rows, int64_t kv_heads) {
+    return kKeyLanes * kv_heads * std::max(rows.head_dim, rows.value_dim) * kElementBytes;
   }
 
   void Attend() {
-    Prepare();
-    for (int64_t begin = 0; begin < part_; begin += blocks_) AttendChunk(begin);
-    Finish();
-    const int64_t done = block_ * part_;
-    if (done == keys_.count) return;
-    KeyValueRows<Element> rest = keys_;
-    rest.keys.data += done * keys_.keys.stride;
-    rest.values.data += done * keys_.values.stride;
-    rest.count -= done;
-    RowWalk(rest, rows_).Attend();
+    const int64_t most = std::max<int64_t>(1, kBatchBytes / Bytes(rows_, rows_.kv_heads));
+    // The first is waited for, and so it is small.
+    int64_t begin = 0;
+    int64_t end = std::min(kKeyLanes, keys_.count);
+    Prefetch(begin, end, 0);
+    while (begin < end) {
+      ahead_.Finish();
+      const int64_t next =
+          std::min(end + std::min(2 * (end - begin), most * kKeyLanes), keys_.count);
+      Prefetch(end, next, end - begin);
+      for (int64_t head = 0; head < rows_.kv_heads; ++head) {
+        const HeadRows rows = RowsOf(head);
+        for (int64_t key = begin; key < end; key += kKeyLanes) {
+          AttendKeys(head, key, std::min(kKeyLanes, end - key), rows);
+        }
+      }
+      fresh_ = false;
+      begin = std::exchange(end, next);
+    }
+    for (int64_t head = 0; head < rows_.kv_heads; ++head) AddSums(RowsOf(head));
   }
 
  private:
-  static constexpr float kSlack = 8.0f;
+  using Matrix = typename KeyValueRows<Element>::Matrix;
+
+  // One kv_head's.
+  struct HeadRows {
+    const float* query;
+    float* output;
+    float* row_max;
+    float* row_sum;
+    float* sums;  // [kWidth] of each row, which its row_sum lacks
+  };
+
+  static constexpr int64_t kElementBytes = sizeof(Element);
   static constexpr int64_t kLine = 16;  // floats of a cache line
-  // Of a chunk: enough for whole vectors of scores.
-  static constexpr int64_t kPositions = 16;
+  static constexpr float kSlack = 8.0f;
 
-  static int64_t BlockOf(const AttentionRows& rows) {
-    if (rows.rows == 1) return 1;
-    constexpr int64_t kManyRows = 16;
-    return rows.rows < kManyRows ? 8 : kPositions;
+  static int64_t RoundUp(int64_t value, int64_t multiple) {
+    return (value + multiple - 1) / multiple * multiple;
   }
-  int64_t PairsAtOnce() const { return rows_.rows == 1 ? all_rows_ : kRowBlock * block_; }
 
-  // Calls body(row, lane) for the first of each block_ neighbouring lanes.
-  template <class Body>
-  void ForEachRow(const Body& body) const {
-    int64_t lane = 0;
-    for (int64_t block = 0; block < blocks_; ++block) {
-      for (int64_t row = 0; row < all_rows_; ++row) {
-        body(row, lane);
-        lane += block_;
-      }
+  HeadRows RowsOf(int64_t head) const {
+    const int64_t first = head * rows_.rows;
+    return {rows_.query + first * rows_.head_dim, rows_.output + first * rows_.value_dim,
+            rows_.row_max + first, rows_.row_sum + first, sums_ + first * kWidth};
+  }
+
+  // Positions [begin, end), while others are attended.
+  void Prefetch(int64_t begin, int64_t end, int64_t meanwhile) {
+    const auto area = [&](const Matrix& matrix, int64_t width) {
+      return SteadyPrefetch::Area{matrix.data + begin * matrix.stride,
+                                  matrix.stride * kElementBytes, end - begin,
+                                  rows_.kv_heads * width * kElementBytes};
+    };
+    ahead_.Start(area(keys_.keys, rows_.head_dim), area(keys_.values, rows_.value_dim),
+                 meanwhile / kKeyLanes * rows_.kv_heads *
+                     WorkOfKeys<Element>(rows_.rows, padded_, rows_.value_dim));
+  }
+
+  void AttendKeys(int64_t head, int64_t begin, int64_t count, const HeadRows& rows) {
+    Score(keys_.keys.data + begin * keys_.keys.stride + head * keys_.keys.head_stride, count, rows);
+    if (fresh_ || !Fits(rows)) MoveReferences(rows);
+    Weigh(count, rows);
+    AddValues(keys_.values.data + begin * keys_.values.stride + head * keys_.values.head_stride,
+              count, rows);
+  }
+
+  // Before the scale. Lanes past `count` get the scores of the last key.
+  void Score(const Element* keys, int64_t count, const HeadRows& rows) {
+    if (count == kKeyLanes && padded_ == rows_.head_dim) {
+      PackKeys(keys, keys_.keys.stride, padded_, packed_, ahead_);
+    } else {
+      PackKeys(Pad(keys, count), padded_, padded_, packed_, ahead_);
     }
-  }
-
-  void Prepare() {
-    if (std::is_same_v<Element, bf16> && kWidth == kRowScoreLanes && rows_.rows > 1) Narrow();
-    fresh_ = false;
-    for (int64_t row = 0; row < all_rows_; ++row) fresh_ |= rows_.row_sum[row] == 0;
-    ForEachRow([&](int64_t row, int64_t lane) {
-      std::fill_n(references() + lane, block_, rows_.row_max[row]);
+    ForEachBlock<kRowBlock>(rows_.rows, [&](auto row_block, int64_t row) HWY_ATTR {
+      MultiplyPacked<row_block.value>(rows.query + row * rows_.head_dim, rows_.head_dim, packed_,
+                                      scores_ + row * kKeyLanes, ahead_);
     });
   }
 
-  // Queries that are bf16 by themselves may be multiplied so.
-  void Narrow() {
-    native_ = NativeBf16RowScores();
-    if (native_ == nullptr) return;
-    narrow_.resize(static_cast<size_t>(all_rows_ * rows_.head_dim));
-    for (size_t i = 0; i < narrow_.size(); ++i) {
-      narrow_[i] = bf16(rows_.query[i]);
-      if (static_cast<float>(narrow_[i]) != rows_.query[i]) {
-        native_ = nullptr;
-        return;
-      }
+  // kKeyLanes keys of whole units.
+  const Element* Pad(const Element* keys, int64_t count) {
+    pad_.resize(static_cast<size_t>(kKeyLanes * padded_));
+    for (int64_t key = 0; key < kKeyLanes; ++key) {
+      std::copy_n(keys + std::min(key, count - 1) * keys_.keys.stride, rows_.head_dim,
+                  pad_.data() + key * padded_);
     }
-  }
-
-  // The sums of the lanes become those of the rows.
-  void Finish() {
-    ForEachRow([&](int64_t row, int64_t lane) {
-      for (int64_t i = 0; i < block_; ++i) rows_.row_sum[row] += sums()[lane + i];
-    });
-    std::fill_n(sums(), lanes_, 0.0f);
-  }
-
-  // Of the blocks that start at positions `begin` to begin + blocks_ of the parts.
-  void AttendChunk(int64_t begin) {
-    LaneSums lane_sums(products(), scores());
-    for (int64_t block = 0; block < blocks_; ++block) Score(begin + block, lane_sums);
-    lane_sums.Finish();
-    if (fresh_ || !Fits()) MoveReferences();
-    fresh_ = false;
-    Weigh();
-    const float* weights = scores();
-    for (int64_t block = 0; block < blocks_; ++block) {
-      AddValues(begin + block, weights);
-      weights += all_rows_ * block_;
-    }
-  }
-
-  // Before the scale.
-  void Score(int64_t begin, LaneSums& lane_sums) const {
-    const Element* keys = keys_.keys.data + begin * keys_.keys.stride;
-    if (rows_.rows == 1) {
-      return MultiplyPosition(rows_.query, keys, keys_.keys.head_stride, rows_.kv_heads,
-                              rows_.head_dim, lane_sums.Take(all_rows_));
-    }
-    const float* query = rows_.query;
-    for (int64_t head = 0; head < rows_.kv_heads; ++head) {
-      for (int64_t row = 0; row < rows_.rows; row += kRowBlock) {
-        const int64_t count = std::min<int64_t>(kRowBlock, rows_.rows - row);
-        float* lanes = lane_sums.Take(count * block_);
-        const int64_t stride = part_ * keys_.keys.stride;
-        if constexpr (std::is_same_v<Element, bf16>) {
-          if (native_ != nullptr) {
-            native_(narrow_.data() + (query - rows_.query), count, keys, stride, block_,
-                    rows_.head_dim, lanes);
-            query += count * rows_.head_dim;
-            continue;
-          }
-        }
-        MultiplyKeys(query, count, keys, stride, block_, rows_.head_dim, lanes);
-        query += count * rows_.head_dim;
-      }
-      keys += keys_.keys.head_stride;
-    }
+    return pad_.data();
   }
 
   // Whether no score exceeds its reference by too much.
-  bool Fits() const {
+  bool Fits(const HeadRows& rows) const {
     const D d;
     const V scale = hn::Set(d, rows_.scale);
     V highest = hn::Set(d, -std::numeric_limits<float>::infinity());
-    for (int64_t i = 0; i < lanes_; i += kWidth) {
-      highest = Higher(
-          hn::MulSub(hn::LoadU(d, scores() + i), scale, hn::LoadU(d, references() + i)), highest);
+    for (int64_t row = 0; row < rows_.rows; ++row) {
+      const V reference = hn::Set(d, rows.row_max[row]);
+      const float* scores = scores_ + row * kKeyLanes;
+      for (int64_t i = 0; i < kKeyLanes; i += kWidth) {
+        highest = Higher(hn::MulSub(hn::LoadU(d, scores + i), scale, reference), highest);
+      }
     }
     return hn::GetLane(hn::MaxOfLanes(d, highest)) <= kSlack;
   }
 
-  void MoveReferences() {
-    Finish();
-    // Above -inf, which overflow can give: its difference from itself would be NaN.
-    std::vector<float> maxima(all_rows_, std::numeric_limits<float>::lowest());
-    ForEachRow([&](int64_t row, int64_t lane) {
-      for (int64_t i = 0; i < block_; ++i) {
-        maxima[row] = std::max(maxima[row], rows_.scale * scores()[lane + i]);
+  void MoveReferences(const HeadRows& rows) const {
+    AddSums(rows);
+    for (int64_t row = 0; row < rows_.rows; ++row) {
+      // Above -inf, which overflow can give: its difference from itself would be NaN.
+      float maximum = std::numeric_limits<float>::lowest();
+      for (int64_t i = 0; i < kKeyLanes; ++i) {
+        maximum = std::max(maximum, rows_.scale * scores_[row * kKeyLanes + i]);
       }
-    });
-    for (int64_t row = 0; row < all_rows_; ++row) Move(maxima[row], row);
-    ForEachRow([&](int64_t row, int64_t lane) {
-      std::fill_n(references() + lane, block_, rows_.row_max[row]);
-    });
+      Move(maximum, row, rows);
+    }
+  }
+
+  void AddSums(const HeadRows& rows) const {
+    for (int64_t row = 0; row < rows_.rows; ++row) {
+      for (int64_t i = 0; i < kWidth; ++i) rows.row_sum[row] += rows.sums[row * kWidth + i];
+    }
+    std::fill_n(rows.sums, rows_.rows * kWidth, 0.0f);
   }
 
   // Starts from `maximum`, or moves on to it.
-  void Move(float maximum, int64_t row) const {
-    float* output = rows_.output + row * rows_.value_dim;
-    if (rows_.row_sum[row] == 0) {
+  void Move(float maximum, int64_t row, const HeadRows& rows) const {
+    float* output = rows.output + row * rows_.value_dim;
+    if (rows.row_sum[row] == 0) {
       std::fill_n(output, rows_.value_dim, 0.0f);
-    } else if (maximum > rows_.row_max[row] + kSlack) {
-      const float factor = std::exp2(rows_.row_max[row] - maximum);
-      rows_.row_sum[row] *= factor;
+    } else if (maximum > rows.row_max[row] + kSlack) {
+      const float factor = std::exp2(rows.row_max[row] - maximum);
+      rows.row_sum[row] *= factor;
       for (int64_t i = 0; i < rows_.value_dim; ++i) output[i] *= factor;
     } else {
       return;
     }
-    rows_.row_max[row] = maximum;
+    rows.row_max[row] = maximum;
   }
 
   // Scores become weights, and add up. The exponent is rounded once: where logits are large a
   // rounded scale * score would be a large part of it.
-  void Weigh() {
+  void Weigh(int64_t count, const HeadRows& rows) const {
     const D d;
     const V scale = hn::Set(d, rows_.scale);
-    for (int64_t i = 0; i < lanes_; i += kWidth) {
-      const V exponent =
-          hn::MulSub(hn::LoadU(d, scores() + i), scale, hn::LoadU(d, references() + i));
-      const V weight = Exp2(exponent);
-      hn::StoreU(weight, d, scores() + i);
-      hn::StoreU(hn::Add(hn::LoadU(d, sums() + i), weight), d, sums() + i);
+    for (int64_t row = 0; row < rows_.rows; ++row) {
+      const V reference = hn::Set(d, rows.row_max[row]);
+      float* scores = scores_ + row * kKeyLanes;
+      V sum = hn::LoadU(d, rows.sums + row * kWidth);
+      for (int64_t i = 0; i < count; i += kWidth) {
+        V weight = Exp2(hn::MulSub(hn::LoadU(d, scores + i), scale, reference));
+        if (count - i < kWidth) {
+          weight = hn::IfThenElseZero(hn::FirstN(d, static_cast<size_t>(count - i)), weight);
+        }
+        hn::StoreU(weight, d, scores + i);
+        sum = hn::Add(sum, weight);
+      }
+      hn::StoreU(sum, d, rows.sums + row * kWidth);
     }
   }
 
-  void AddValues(int64_t begin, const float* weights) const {
-    const Element* values = keys_.values.data + begin * keys_.values.stride;
-    float* output = rows_.output;
-    if (rows_.rows == 1) {
-      return AddPosition(weights, values, keys_.values.head_stride, rows_.kv_heads, rows_.value_dim,
-                         output);
+  void AddValues(const Element* values, int64_t count, const HeadRows& rows) {
+    int64_t stride = keys_.values.stride;
+    if (rows_.rows <= kRowBlock) {
+      AddWeighted(scores_, rows_.rows, values, stride, count, rows_.value_dim, rows.output, ahead_);
+      return;
     }
-    for (int64_t head = 0; head < rows_.kv_heads; ++head) {
-      AddWeighted(weights, rows_.rows, values, part_ * keys_.values.stride, block_, rows_.value_dim,
-                  output);
-      weights += rows_.rows * block_;
-      output += rows_.rows * rows_.value_dim;
-      values += keys_.values.head_stride;
+    // Every block of rows reads them: rows that lie far apart would evict each other.
+    for (int64_t key = 0; key < count; ++key) {
+      CopyRow(values + key * stride, rows_.value_dim, packed_ + key * rows_.value_dim);
     }
+    AddWeighted(scores_, rows_.rows, packed_, rows_.value_dim, count, rows_.value_dim, rows.output,
+                ahead_);
   }
 
-  float* scores() { return scores_; }
-  const float* scores() const { return scores_; }
-  float* references() { return scores_ + lanes_; }
-  const float* references() const { return scores_ + lanes_; }
-  float* sums() { return scores_ + 2 * lanes_; }
-  float* products() { return scores_ + 3 * lanes_; }
+  static void CopyRow(const Element* from, int64_t length, float* to) {
+    const D d;
+    int64_t i = 0;
+    for (; i + kWidth <= length; i += kWidth) hn::StoreU(LoadF32(d, from + i), d, to + i);
+    for (; i < length; ++i) to[i] = static_cast<float>(from[i]);
+  }
 
   const KeyValueRows<Element>& keys_;
   const AttentionRows& rows_;
-  const int64_t all_rows_;
-  const int64_t block_;   // positions, each from another part
-  const int64_t blocks_;  // of a chunk
-  const int64_t part_;    // positions of a part of the keys: the distance of those of a block
-  const int64_t lanes_;   // of a chunk, in whole vectors
+  const int64_t padded_;  // head_dim in whole units
   std::vector<float> memory_;
-  RowScores native_ = nullptr;  // if that is how scores are made, of `narrow_`
-  std::vector<bf16> narrow_;    // the queries
-  float* scores_;               // the first whole cache line of memory_
-  bool fresh_ = false;          // some row has seen nothing yet
+  std::vector<Element> pad_;  // keys that PackKeys could not take where they lie
+  float* packed_;             // keys, or the values as floats
+  float* scores_;             // [rows][kKeyLanes], then weights
+  float* sums_;
+  SteadyPrefetch ahead_;
+  bool fresh_ = false;  // some row has seen nothing yet
 };
 
+// As many kv_heads at a time as lie side by side and fit a batch.
+template <class Element>
+void Attend(const KeyValueRows<Element>& keys, const AttentionRows& rows) {
+  const bool dense =
+      keys.keys.head_stride == rows.head_dim && keys.values.head_stride == rows.value_dim;
+  const int64_t fit = kBatchBytes / RowWalk<Element>::Bytes(rows, 1);
+  const int64_t at_once = dense ? std::max<int64_t>(1, fit) : 1;
+  for (int64_t head = 0; head < rows.kv_heads; head += at_once) {
+    KeyValueRows<Element> own_keys = keys;
+    own_keys.keys.data += head * keys.keys.head_stride;
+    own_keys.values.data += head * keys.values.head_stride;
+    AttentionRows own = rows;
+    own.kv_heads = std::min(at_once, rows.kv_heads - head);
+    own.query += head * rows.rows * rows.head_dim;
+    own.output += head * rows.rows * rows.value_dim;
+    own.row_max += head * rows.rows;
+    own.row_sum += head * rows.rows;
+    RowWalk<Element>(own_keys, own).Attend();
+  }
+}
+
 void AttendFloats(const KeyValueRows<float>& keys, const AttentionRows& rows) {
-  RowWalk<float>(keys, rows).Attend();
+  Attend(keys, rows);
 }
-void AttendBf16s(const KeyValueRows<bf16>& keys, const AttentionRows& rows) {
-  RowWalk<bf16>(keys, rows).Attend();
-}
+void AttendBf16s(const KeyValueRows<bf16>& keys, const AttentionRows& rows) { Attend(keys, rows); }
 
 }  // namespace HWY_NAMESPACE
 }  // namespace ringwise

@@ -12,20 +12,25 @@
 
 #include "hwy/highway.h"
 #include "kernels/simd-inl.h"
+#include "kernels/steady_prefetch.h"
 #include "kernels/tile_vectors_f32-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace ringwise {
 namespace HWY_NAMESPACE {
 
-// Rows whose products are made at once: a loaded key or value serves them all.
-inline constexpr int kRowBlock = 4;
-// Sums of a block stay in registers, 16 or 32.
+// Rows whose products are made at once, and the vectors of their sums, which stay in registers: 16
+// or 32.
 #if HWY_TARGET == HWY_AVX2
-inline constexpr int kKeyBlock = 2;
+inline constexpr int kRowBlock = 4;
+inline constexpr int kSumVectors = 8;
 #else
-inline constexpr int kKeyBlock = 4;
+inline constexpr int kRowBlock = 8;
+inline constexpr int kSumVectors = 16;
 #endif
+
+// Positions whose scores are made at once: the lanes of two vectors, or of more narrow ones.
+inline constexpr int64_t kKeyLanes = 32;
 
 // Cuts `count` into kMost, kMost / 2 .. 1: calls body(std::integral_constant<int, n>(), first).
 template <int kMost, class Body>
@@ -36,168 +41,147 @@ HWY_INLINE void ForEachBlock(int64_t count, const Body& body, int64_t first = 0)
   if constexpr (kMost > 1) ForEachBlock<kMost / 2>(count, body, first);
 }
 
-// A part of a vector; zeros beyond.
+using WordD = hn::Rebind<uint32_t, D>;
+using WordV = hn::Vec<WordD>;
+
+// Work as SteadyPrefetch is told of it: vector operations on the busiest units.
+inline constexpr int64_t kPackWork = 20;
+
+// Words that LoadColumns takes of a row, and what PackKeys takes of a head.
+inline constexpr int kColumns = 4;
 template <class Element>
-HWY_INLINE V LoadPart(const Element* from, int64_t count) {
-  Element part[kWidth] = {};
-  std::copy_n(from, count, part);
-  return LoadF32(D(), part);
-}
+inline constexpr int64_t kPackedUnit = kColumns * sizeof(uint32_t) / sizeof(Element);
 
-// The sums of neighbouring lanes: of `low` in the lower half.
-HWY_INLINE V SumPairs(V low, [[maybe_unused]] V high) {
 #if HWY_TARGET == HWY_SCALAR
-  return low;  // which has no neighbours
+HWY_INLINE void LoadColumns(const char* rows, int64_t /*stride*/, WordV (&columns)[kColumns]) {
+  const auto* words = reinterpret_cast<const uint32_t*>(rows);
+  for (int i = 0; i < kColumns; ++i) columns[i] = hn::LoadU(WordD(), words + i);
+}
 #else
-  const D d;
-  return hn::Add(hn::ConcatEven(d, high, low), hn::ConcatOdd(d, high, low));
-#endif
+// kWords / 4 rows' first words; between those rows lie three others.
+template <int kWords>
+HWY_INLINE auto LoadEveryFourth(const char* rows, int64_t stride) {
+  const hn::CappedTag<uint32_t, kWords> d;
+  if constexpr (kWords == kColumns) {
+    return hn::LoadU(d, reinterpret_cast<const uint32_t*>(rows));
+  } else {
+    constexpr int kHalf = kWords / 2;
+    return hn::Combine(d, LoadEveryFourth<kHalf>(rows + kHalf * stride, stride),
+                       LoadEveryFourth<kHalf>(rows, stride));
+  }
 }
 
-// sums[row][key], by lanes, of the products of kRows rows and kKeys keys.
-template <int kRows, int kKeys, class Element>
-HWY_INLINE void MultiplyRows(const float* HWY_RESTRICT query, const Element* HWY_RESTRICT keys,
-                             int64_t stride, int64_t length, V (&sums)[kRows][kKeys]) {
+// columns[i] = word i of each of kWidth rows, `stride` bytes apart.
+HWY_INLINE void LoadColumns(const char* rows, int64_t stride, WordV (&columns)[kColumns]) {
+  const WordD d;
+  const hn::Repartition<uint64_t, WordD> pairs;
+  const WordV row0 = LoadEveryFourth<kWidth>(rows, stride);
+  const WordV row1 = LoadEveryFourth<kWidth>(rows + stride, stride);
+  const WordV row2 = LoadEveryFourth<kWidth>(rows + 2 * stride, stride);
+  const WordV row3 = LoadEveryFourth<kWidth>(rows + 3 * stride, stride);
+  const auto low01 = hn::BitCast(pairs, hn::InterleaveLower(d, row0, row1));
+  const auto low23 = hn::BitCast(pairs, hn::InterleaveLower(d, row2, row3));
+  const auto high01 = hn::BitCast(pairs, hn::InterleaveUpper(d, row0, row1));
+  const auto high23 = hn::BitCast(pairs, hn::InterleaveUpper(d, row2, row3));
+  columns[0] = hn::BitCast(d, hn::InterleaveLower(pairs, low01, low23));
+  columns[1] = hn::BitCast(d, hn::InterleaveUpper(pairs, low01, low23));
+  columns[2] = hn::BitCast(d, hn::InterleaveLower(pairs, high01, high23));
+  columns[3] = hn::BitCast(d, hn::InterleaveUpper(pairs, high01, high23));
+}
+#endif
+
+// Word i of some keys becomes the lanes of row i, or of rows 2 i and 2 i + 1.
+HWY_INLINE void StoreColumn(const float* /*element*/, WordV column, int64_t i, float* packed) {
   const D d;
-#pragma GCC unroll 8
-  for (int row = 0; row < kRows; ++row) {
-#pragma GCC unroll 8
-    for (int key = 0; key < kKeys; ++key) sums[row][key] = hn::Zero(d);
+  hn::StoreU(hn::BitCast(d, column), d, packed + i * kKeyLanes);
+}
+HWY_INLINE void StoreColumn(const bf16* /*element*/, WordV column, int64_t i, float* packed) {
+  const D d;
+  const WordD words;
+  const V even = hn::BitCast(d, hn::ShiftLeft<16>(column));
+  const V odd = hn::BitCast(d, hn::And(column, hn::Set(words, 0xffff0000u)));
+  hn::StoreU(even, d, packed + 2 * i * kKeyLanes);
+  hn::StoreU(odd, d, packed + (2 * i + 1) * kKeyLanes);
+}
+
+// packed[i][kKeyLanes] = element i of as many keys `stride` apart, whose length is a multiple of
+// kPackedUnit.
+template <class Element>
+HWY_NOINLINE void PackKeys(const Element* keys, int64_t stride, int64_t length, float* packed,
+                           SteadyPrefetch& ahead) {
+  const int64_t stride_bytes = stride * static_cast<int64_t>(sizeof(Element));
+  const int64_t words = length * static_cast<int64_t>(sizeof(Element) / 2) / 2;
+  for (int64_t key = 0; key < kKeyLanes; key += kWidth) {
+    const char* from = reinterpret_cast<const char*>(keys) + key * stride_bytes;
+    for (int64_t word = 0; word < words; word += kColumns) {
+      WordV columns[kColumns];
+      LoadColumns(from + word * static_cast<int64_t>(sizeof(uint32_t)), stride_bytes, columns);
+#pragma GCC unroll 4
+      for (int i = 0; i < kColumns; ++i) StoreColumn(keys, columns[i], word + i, packed + key);
+      ahead.Worked(kPackWork);
+    }
   }
-  const auto step = [&](const auto& load, int64_t i) HWY_ATTR {
-    V right[kKeys];
+}
+
+// scores[row][kKeyLanes] of kRows rows whose queries lie side by side.
+template <int kRows>
+HWY_NOINLINE void MultiplyPacked(const float* HWY_RESTRICT query, int64_t length,
+                                 const float* HWY_RESTRICT packed, float* HWY_RESTRICT scores,
+                                 SteadyPrefetch& ahead) {
+  const D d;
+  constexpr int kVectors = kKeyLanes / kWidth > 1 ? 2 : 1;
+  constexpr int kChains = std::max(1, 4 / kRows);  // or each sum would wait for the one before
+  constexpr int kStep = 4;
+  for (int64_t key = 0; key < kKeyLanes; key += kVectors * kWidth) {
+    V sums[kChains][kRows][kVectors];
+#pragma GCC unroll 4
+    for (int chain = 0; chain < kChains; ++chain) {
 #pragma GCC unroll 8
-    for (int key = 0; key < kKeys; ++key) right[key] = load(keys + key * stride + i);
+      for (int row = 0; row < kRows; ++row) {
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) sums[chain][row][v] = hn::Zero(d);
+      }
+    }
+    const auto add = [&](int64_t i, V(&to)[kRows][kVectors]) HWY_ATTR {
+      V right[kVectors];
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        right[v] = hn::LoadU(d, packed + i * kKeyLanes + key + v * kWidth);
+      }
+#pragma GCC unroll 8
+      for (int row = 0; row < kRows; ++row) {
+        const V left = hn::Set(d, query[row * length + i]);
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) to[row][v] = hn::MulAdd(left, right[v], to[row][v]);
+      }
+    };
+    int64_t i = 0;
+    for (; i + kStep <= length; i += kStep) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kStep; ++j) add(i + j, sums[j % kChains]);
+      ahead.Worked(kStep * kRows * kVectors);
+    }
+    for (; i < length; ++i) add(i, sums[0]);
 #pragma GCC unroll 8
     for (int row = 0; row < kRows; ++row) {
-      const V left = load(query + row * length + i);
-#pragma GCC unroll 8
-      for (int key = 0; key < kKeys; ++key) {
-        sums[row][key] = hn::MulAdd(left, right[key], sums[row][key]);
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        V sum = sums[0][row][v];
+#pragma GCC unroll 4
+        for (int chain = 1; chain < kChains; ++chain) sum = hn::Add(sum, sums[chain][row][v]);
+        hn::StoreU(sum, d, scores + row * kKeyLanes + key + v * kWidth);
       }
     }
-  };
-  int64_t i = 0;
-  for (; i + kWidth <= length; i += kWidth) {
-    step([](const auto* from) HWY_ATTR { return LoadF32(D(), from); }, i);
   }
-  if (i < length) {
-    step([&](const auto* from) HWY_ATTR { return LoadPart(from, length - i); }, i);
-  }
-}
-
-// Products of pairs by lanes, whose lanes are then summed for kWidth pairs at once.
-class LaneSums {
- public:
-  // Floats of memory, in whole vectors, for calls of at most Take(most).
-  static int64_t FloatsFor(int64_t most) { return (most + 2 * kWidth) * kWidth; }
-
-  // Sums go to `sums` in order, in whole vectors.
-  LaneSums(float* memory, float* sums) : memory_(memory), sums_(sums) {}
-
-  // Where the lanes of the next `pairs` pairs belong; to be written before the next call.
-  HWY_INLINE float* Take(int64_t pairs) {
-    if (pending_ >= kWidth) AddLanes();
-    float* to = memory_ + pending_ * kWidth;
-    pending_ += pairs;
-    return to;
-  }
-
-  // Lanes past the last pair give 0.
-  void Finish() {
-    const int64_t past = (kWidth - pending_ % kWidth) % kWidth;
-    std::fill_n(memory_ + pending_ * kWidth, past * kWidth, 0.0f);
-    pending_ += past;
-    AddLanes();
-  }
-
- private:
-  HWY_NOINLINE void AddLanes() {
-    const D d;
-    const float* from = memory_;
-    for (; pending_ >= kWidth; pending_ -= kWidth) {
-      V sums[kWidth];
-#pragma GCC unroll 16
-      for (int i = 0; i < kWidth; ++i) sums[i] = hn::Load(d, from + i * kWidth);
-#pragma GCC unroll 8
-      for (int count = kWidth; count > 1; count /= 2) {
-#pragma GCC unroll 16
-        for (int i = 0; i < count / 2; ++i) sums[i] = SumPairs(sums[2 * i], sums[2 * i + 1]);
-      }
-      hn::StoreU(sums[0], d, sums_);
-      sums_ += kWidth;
-      from += kWidth * kWidth;
-    }
-    for (int64_t i = 0; i < pending_; ++i) {
-      hn::Store(hn::Load(d, from + i * kWidth), d, memory_ + i * kWidth);
-    }
-  }
-
-  float* memory_;
-  float* sums_;
-  int64_t pending_ = 0;  // pairs
-};
-
-// One position and one row a kv_head: lanes[head] of its products.
-template <class Element>
-HWY_NOINLINE void MultiplyPosition(const float* HWY_RESTRICT query,
-                                   const Element* HWY_RESTRICT keys, int64_t head_stride,
-                                   int64_t heads, int64_t length, float* HWY_RESTRICT lanes) {
-  for (int64_t head = 0; head < heads; ++head) {
-    V sums[1][1];
-    MultiplyRows(query, keys, 0, length, sums);
-    hn::Store(sums[0][0], D(), lanes);
-    lanes += kWidth;
-    query += length;
-    keys += head_stride;
-  }
-}
-
-// The same: output[head] += weights[head] values[head].
-template <class Element>
-HWY_NOINLINE void AddPosition(const float* HWY_RESTRICT weights, const Element* HWY_RESTRICT values,
-                              int64_t head_stride, int64_t heads, int64_t length,
-                              float* HWY_RESTRICT output) {
-  const D d;
-  for (int64_t head = 0; head < heads; ++head) {
-    const V weight = hn::Set(d, weights[head]);
-    int64_t i = 0;
-    for (; i + kWidth <= length; i += kWidth) {
-      hn::StoreU(hn::MulAdd(weight, LoadF32(d, values + i), hn::LoadU(d, output + i)), d,
-                 output + i);
-    }
-    for (; i < length; ++i) output[i] += weights[head] * static_cast<float>(values[i]);
-    output += length;
-    values += head_stride;
-  }
-}
-
-// Keys of one kv_head: lanes[row][key] of the products with some rows, keys `stride` apart.
-template <class Element>
-HWY_NOINLINE void MultiplyKeys(const float* query, int64_t rows, const Element* keys,
-                               int64_t stride, int64_t count, int64_t length, float* lanes) {
-  ForEachBlock<kRowBlock>(rows, [&](auto row_block, int64_t row) HWY_ATTR {
-    ForEachBlock<kKeyBlock>(count, [&](auto key_block, int64_t key) HWY_ATTR {
-      V sums[row_block.value][key_block.value];
-      MultiplyRows(query + row * length, keys + key * stride, stride, length, sums);
-#pragma GCC unroll 8
-      for (int r = 0; r < row_block.value; ++r) {
-#pragma GCC unroll 8
-        for (int k = 0; k < key_block.value; ++k) {
-          hn::Store(sums[r][k], D(), lanes + ((row + r) * count + key + k) * kWidth);
-        }
-      }
-    });
-  });
 }
 
 // output[row] += the sum over `count` keys of weights[row][key] values[key], in kVectors columns.
 // The terms of a call add up by themselves first: so rounding grows with the root of the calls, not
 // of the keys.
 template <int kRows, int kVectors, class Element>
-HWY_INLINE void AddColumns(const float* HWY_RESTRICT weights, const Element* HWY_RESTRICT values,
-                           int64_t stride, int64_t count, int64_t length,
-                           float* HWY_RESTRICT output) {
+HWY_NOINLINE void AddColumns(const float* HWY_RESTRICT weights, const Element* HWY_RESTRICT values,
+                             int64_t stride, int64_t count, int64_t length,
+                             float* HWY_RESTRICT output, SteadyPrefetch& ahead) {
   const D d;
   V sums[kRows][kVectors];
 #pragma GCC unroll 8
@@ -208,13 +192,15 @@ HWY_INLINE void AddColumns(const float* HWY_RESTRICT weights, const Element* HWY
   for (int64_t key = 0; key < count; ++key) {
     V right[kVectors];
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) right[v] = LoadF32(d, values + key * stride + v * kWidth);
+    for (int v = 0; v < kVectors; ++v) right[v] = LoadF32(d, values + v * kWidth);
+    values += stride;
 #pragma GCC unroll 8
     for (int row = 0; row < kRows; ++row) {
-      const V weight = hn::Set(d, weights[row * count + key]);
+      const V weight = hn::Set(d, weights[row * kKeyLanes + key]);
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) sums[row][v] = hn::MulAdd(weight, right[v], sums[row][v]);
     }
+    ahead.Worked((kRows + 1) * kVectors);
   }
 #pragma GCC unroll 8
   for (int row = 0; row < kRows; ++row) {
@@ -226,29 +212,39 @@ HWY_INLINE void AddColumns(const float* HWY_RESTRICT weights, const Element* HWY
   }
 }
 
-// The same over all columns: weights [rows][count], values in rows `stride` apart, output
+// The same over all columns: weights [rows][kKeyLanes], values in rows `stride` apart, output
 // [rows][length].
 template <class Element>
-HWY_NOINLINE void AddWeighted(const float* weights, int64_t rows, const Element* values,
-                              int64_t stride, int64_t count, int64_t length, float* output) {
+void AddWeighted(const float* weights, int64_t rows, const Element* values, int64_t stride,
+                 int64_t count, int64_t length, float* output, SteadyPrefetch& ahead) {
   ForEachBlock<kRowBlock>(rows, [&](auto row_block, int64_t row) HWY_ATTR {
     constexpr int kRows = row_block.value;
-    const float* own = weights + row * count;
+    constexpr int kVectors = std::min(8, kSumVectors / kRows);
+    const float* own = weights + row * kKeyLanes;
     float* to = output + row * length;
-    ForEachBlock<kKeyBlock>(length / kWidth, [&](auto vectors, int64_t first) HWY_ATTR {
+    ForEachBlock<kVectors>(length / kWidth, [&](auto vectors, int64_t first) HWY_ATTR {
       const int64_t i = first * kWidth;
-      AddColumns<kRows, vectors.value>(own, values + i, stride, count, length, to + i);
+      AddColumns<kRows, vectors.value>(own, values + i, stride, count, length, to + i, ahead);
     });
     for (int64_t i = length / kWidth * kWidth; i < length; ++i) {
       for (int r = 0; r < kRows; ++r) {
         float sum = 0;
         for (int64_t key = 0; key < count; ++key) {
-          sum += own[r * count + key] * static_cast<float>(values[key * stride + i]);
+          sum += own[r * kKeyLanes + key] * static_cast<float>(values[key * stride + i]);
         }
         to[r * length + i] += sum;
       }
     }
   });
+}
+
+// All of it for kKeyLanes positions of a kv_head.
+template <class Element>
+int64_t WorkOfKeys(int64_t rows, int64_t head_dim, int64_t value_dim) {
+  const int64_t packing = head_dim / kPackedUnit<Element> * kPackWork;
+  const int64_t row_blocks = (rows + kRowBlock - 1) / kRowBlock;
+  return kKeyLanes / kWidth * (packing + rows * head_dim) +
+         kKeyLanes * (rows + row_blocks) * value_dim / kWidth;
 }
 
 }  // namespace HWY_NAMESPACE
