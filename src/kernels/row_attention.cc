@@ -44,12 +44,20 @@ class RowWalk {
     const int64_t all_rows = rows.kv_heads * rows.rows;
     const int64_t packed = std::max(padded_, rows.value_dim) * kKeyLanes;
     const int64_t scores = rows.rows * kKeyLanes;
-    memory_.resize(static_cast<size_t>(kLine + packed + scores + all_rows * kWidth));
+    memory_.resize(static_cast<size_t>(kLine + packed + scores + all_rows * kWidth +
+                                       all_rows * rows.head_dim));
     const auto address = reinterpret_cast<uintptr_t>(memory_.data()) / sizeof(float);
     packed_ = memory_.data() + (kLine - static_cast<int64_t>(address) % kLine) % kLine;
     scores_ = packed_ + packed;
     sums_ = scores_ + scores;
+    queries_ = sums_ + all_rows * kWidth;
     for (int64_t row = 0; row < all_rows; ++row) fresh_ |= rows.row_sum[row] == 0;
+    for (int64_t head = 0; head < rows.kv_heads; ++head) {
+      ForEachBlock<kRowBlock>(rows.rows, [&](auto row_block, int64_t row) {
+        const int64_t first = (head * rows.rows + row) * rows.head_dim;
+        PackQueries<row_block.value>(rows.query + first, rows.head_dim, queries_ + first);
+      });
+    }
   }
 
   // Of kKeyLanes keys or values, the larger of the two.
@@ -85,7 +93,7 @@ class RowWalk {
 
   // One kv_head's.
   struct HeadRows {
-    const float* query;
+    const float* queries;  // packed
     float* output;
     float* row_max;
     float* row_sum;
@@ -102,7 +110,7 @@ class RowWalk {
 
   HeadRows RowsOf(int64_t head) const {
     const int64_t first = head * rows_.rows;
-    return {rows_.query + first * rows_.head_dim, rows_.output + first * rows_.value_dim,
+    return {queries_ + first * rows_.head_dim, rows_.output + first * rows_.value_dim,
             rows_.row_max + first, rows_.row_sum + first, sums_ + first * kWidth};
   }
 
@@ -134,7 +142,7 @@ class RowWalk {
       PackKeys(Pad(keys, count), padded_, padded_, packed_, ahead_);
     }
     ForEachBlock<kRowBlock>(rows_.rows, [&](auto row_block, int64_t row) HWY_ATTR {
-      MultiplyPacked<row_block.value>(rows.query + row * rows_.head_dim, rows_.head_dim, packed_,
+      MultiplyPacked<row_block.value>(rows.queries + row * rows_.head_dim, rows_.head_dim, packed_,
                                       scores_ + row * kKeyLanes, ahead_);
     });
   }
@@ -247,7 +255,8 @@ class RowWalk {
   std::vector<Element> pad_;  // keys that PackKeys could not take where they lie
   float* packed_;             // keys, or the values as floats
   float* scores_;             // [rows][kKeyLanes], then weights
-  float* sums_;
+  float* sums_;               // see HeadRows
+  float* queries_;            // packed, of each kv_head
   SteadyPrefetch ahead_;
   bool fresh_ = false;  // some row has seen nothing yet
 };

@@ -123,9 +123,17 @@ HWY_NOINLINE void PackKeys(const Element* keys, int64_t stride, int64_t length, 
   }
 }
 
-// scores[row][kKeyLanes] of kRows rows whose queries lie side by side.
+// queries[i][kRows] = element i of kRows queries that lie side by side.
 template <int kRows>
-HWY_NOINLINE void MultiplyPacked(const float* HWY_RESTRICT query, int64_t length,
+void PackQueries(const float* query, int64_t length, float* queries) {
+  for (int64_t i = 0; i < length; ++i) {
+    for (int row = 0; row < kRows; ++row) queries[i * kRows + row] = query[row * length + i];
+  }
+}
+
+// scores[row][kKeyLanes] of packed queries and keys.
+template <int kRows>
+HWY_NOINLINE void MultiplyPacked(const float* HWY_RESTRICT queries, int64_t length,
                                  const float* HWY_RESTRICT packed, float* HWY_RESTRICT scores,
                                  SteadyPrefetch& ahead) {
   const D d;
@@ -150,7 +158,7 @@ HWY_NOINLINE void MultiplyPacked(const float* HWY_RESTRICT query, int64_t length
       }
 #pragma GCC unroll 8
       for (int row = 0; row < kRows; ++row) {
-        const V left = hn::Set(d, query[row * length + i]);
+        const V left = hn::Set(d, queries[i * kRows + row]);
 #pragma GCC unroll 2
         for (int v = 0; v < kVectors; ++v) to[row][v] = hn::MulAdd(left, right[v], to[row][v]);
       }
@@ -188,6 +196,10 @@ HWY_NOINLINE void AddColumns(const float* HWY_RESTRICT weights, const Element* H
   for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) sums[row][v] = hn::Zero(d);
+    // The outputs of many rows are not in the nearest cache.
+    for (int v = 0; v < kVectors; v += kLanes / kWidth) {
+      __builtin_prefetch(output + row * length + v * kWidth, 1, 3);
+    }
   }
   for (int64_t key = 0; key < count; ++key) {
     V right[kVectors];
