@@ -62,8 +62,8 @@ class GradientOfUnit {
 #pragma GCC unroll 2
     for (int v = 0; v < 2; ++v) {
       power[v] =
-          native_bf16::RoughExp2(_mm512_fmsub_ps(Scores(scores_, row, v), scale, logsumexp_[v]));
-      const __m512 difference = _mm512_sub_ps(Scores(dp_, row, v), delta_[v]);
+          native_bf16::RoughExp2(_mm512_fmsub_ps(SumsAt(scores_, row, v), scale, logsumexp_[v]));
+      const __m512 difference = _mm512_sub_ps(SumsAt(dp_, row, v), delta_[v]);
       if constexpr (kMasked) {
         const __mmask16 lanes = native_bf16::Lanes(unit_.column + v * kLanes, visible);
         power[v] = _mm512_maskz_mov_ps(lanes, power[v]);
@@ -97,7 +97,7 @@ void ProductSoftmaxGradient(const PanelFactors<bf16>& scores, const PanelFactors
   UnitSums dp_sums[2];
   GradientOfUnit<kMasked> work(tile, at, score_sums, dp_sums);
   ForEachUnit(
-      tile.rows, scores.k,
+      tile.rows, kPanel, scores.k,
       [&](const Unit& unit, int buffer, const auto& between) __attribute__((always_inline)) {
         MultiplyUnit(scores, unit, score_sums[buffer], between);
         MultiplyUnit(dp, unit, dp_sums[buffer], between);

@@ -47,7 +47,7 @@ class SoftmaxOfUnit {
     for (int v = 0; v < 2; ++v) {
       const int column = unit_.column + v * kLanes;
       const auto power = [&](int i) __attribute__((always_inline)) {
-        return native_bf16::Power<kMasked>(Scores(scores_, row + i, v), scale, reference_[v],
+        return native_bf16::Power<kMasked>(SumsAt(scores_, row + i, v), scale, reference_[v],
                                            native_bf16::Lanes(column, visible[i]));
       };
       const __m512 even = power(0);
@@ -89,7 +89,7 @@ void ProductSoftmax(const PanelFactors<bf16>& factors, const ScoreTile& tile,
   UnitSums scores[2];
   SoftmaxOfUnit<kMasked, kDrops> work(tile, at, scores);
   ForEachUnit(
-      tile.rows, factors.k,
+      tile.rows, kPanel, factors.k,
       [&](const Unit& unit, int buffer, const auto& between)
           __attribute__((always_inline)) { MultiplyUnit(factors, unit, scores[buffer], between); },
       work, ahead);

@@ -1,14 +1,14 @@
 #pragma once
 
-// What the fused AMX kernels share: a part of tile_kernels_amx.cc.
+// What the AMX kernels share that work at their products: a part of tile_kernels_amx.cc.
 //
-// A panel's scores are made in units of 32 keys and 32 queries, as many as the tile registers sum
-// at once, and left in the nearest cache. While the tiles multiply a unit, which keeps their own
-// part of the core busy, the vector units work at the one before: a few rows after each step.
+// Products are made in units of 32 rows and 32 columns, as many as the tile registers sum at once,
+// and left in the nearest cache. While the tiles multiply a unit, which keeps their own part of the
+// core busy, the vector units work at the one before: a few rows after each step.
 #include <algorithm>
 #include <cstdint>
 
-#include "kernels/amx_product-inl.h"
+#include "kernels/amx_tiles-inl.h"
 #include "kernels/lines_ahead.h"
 #include "kernels/register_tiles.h"
 
@@ -17,17 +17,18 @@ namespace ringwise::amx {
 inline constexpr int kUnitColumns = 2 * kColumns;
 
 struct Unit {
-  int row = 0;   // of the panel's tile: the first
+  int row = 0;   // the first
   int rows = 0;  // at most kBlockRows
   int column = 0;
 };
 
-// Goes over the units of `rows` rows: multiply(unit, buffer, between) makes the products of one in
-// buffer 0 or 1 and calls between() a few times, work.Start(unit, buffer) and work.Pair<whole>(row)
-// do the rest, two rows at a time, in order, and work.End() ends it.
+// Goes over the units of `rows` rows and `columns` columns: multiply(unit, buffer, between) makes
+// the products of one in buffer 0 or 1 and calls between() a few times, work.Start(unit, buffer)
+// and work.Pair<whole>(row) do the rest, two rows at a time, in order, and work.End() ends it.
 template <class Multiply, class Work>
-[[gnu::always_inline]] inline void ForEachUnit(int rows, int k, const Multiply& multiply,
-                                               Work& work, LinesAhead& ahead) {
+[[gnu::always_inline]] inline void ForEachUnit(int rows, int columns, int k,
+                                               const Multiply& multiply, Work& work,
+                                               LinesAhead& ahead) {
   int buffer = 0;
   Unit before;  // the unit that `work` is at; none has no rows
   int done = 0;
@@ -47,7 +48,7 @@ template <class Multiply, class Work>
     if (begin == end) return;
     const Shapes shapes(count, k);
     for (int row = begin; row < end; row += kBlockRows) {
-      for (int column = 0; column < kPanel; column += kUnitColumns) {
+      for (int column = 0; column < columns; column += kUnitColumns) {
         const Unit unit{row, count, column};
         multiply(
             unit, buffer, [&]() __attribute__((always_inline)) { advance(done + 2); });
@@ -70,7 +71,7 @@ template <class Multiply, class Work>
 struct alignas(64) UnitSums {
   float sums[kBlockRows * kUnitColumns];
 };
-[[gnu::always_inline]] inline __m512 Scores(const float* sums, int row, int vector) {
+[[gnu::always_inline]] inline __m512 SumsAt(const float* sums, int row, int vector) {
   return _mm512_load_ps(sums + row * kUnitColumns + vector * kLanes);
 }
 
@@ -84,8 +85,7 @@ template <class Between>
                    kPanel,
                    factors.k,
                    sums.sums,
-                   kUnitColumns,
-                   false};
+                   kUnitColumns};
   MultiplyBlock(of, unit.rows, 0, kUnitColumns, between);
 }
 

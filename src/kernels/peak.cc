@@ -66,7 +66,7 @@ HWY_AFTER_NAMESPACE();
 #include <immintrin.h>
 
 #include "kernels/amx.h"
-#include "kernels/amx_product-inl.h"
+#include "kernels/amx_tiles-inl.h"
 #endif
 
 namespace ringwise {

@@ -1,7 +1,16 @@
 // The bf16 tile kernels for CPUs with AMX: the products by its tiles, the rest by AVX-512 BF16,
 // which every such CPU has. Compiled for these whatever the flags, and only handed out where the
 // CPU and the system have them.
+//
+// Headers that others share come before the pragma: their inline functions, of which the linker
+// keeps one copy for all, must not have these instructions.
+#include <algorithm>
+#include <array>
+#include <cstdint>
+
 #include "kernels/amx.h"
+#include "kernels/lines_ahead.h"
+#include "kernels/register_tiles.h"
 #include "kernels/tile_kernels.h"
 
 #if defined(__x86_64__)

@@ -95,6 +95,21 @@ TYPED_TEST(TileKernelsTest, ProductOfEverySize) {
   }
 }
 
+// Small terms are not lost in a large sum: the sum over k is made first, then added.
+TYPED_TEST(TileKernelsTest, AddsToLargeSums) {
+  using Operand = TypeParam;
+  ForEachKernels<Operand>([&](const TileKernels<Operand>& kernels) {
+    for (const int k : {256, 278}) {
+      constexpr int kRows = 33;
+      constexpr float kLarge = 0x1p24f;  // neighbours are 2 apart
+      const std::vector<Operand> a(kRows * k, Operand(0x1p-5f)), b(k * kPanel, Operand(1.0f));
+      std::vector<float> c(kRows * kPanel, kLarge);
+      kernels.product(a.data(), k, b.data(), kPanel, kRows, kPanel, k, c.data(), kPanel, true);
+      for (const float sum : c) ASSERT_NEAR(sum, kLarge + 0x1p-5 * k, 1.0) << k;
+    }
+  });
+}
+
 struct Scores {
   explicit Scores(int rows, bool masked, bool drops = false)
       : scores(Normal<float>(rows * kPanel, 3, 20.0f)) {
