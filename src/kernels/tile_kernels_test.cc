@@ -232,7 +232,7 @@ TYPED_TEST(TileKernelsTest, ProductSoftmax) {
           // An odd last row of bf16 has a partner of zeros; no further row is written.
           for (int row = rows; row < rows + 2; ++row) {
             const bool partner = row == rows && rows % kRowGroup<Operand> != 0;
-            const int64_t at = PackedIndex<Operand>(row, 5, kPanel);
+            const int64_t at = PackedIndex<Operand>(row, 5, kPackedStride<Operand>);
             EXPECT_EQ(ToDouble(p[at]), partner ? 0.0 : 9.0);
           }
           for (int column = 0; column < columns; ++column) {
