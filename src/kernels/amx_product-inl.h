@@ -58,26 +58,18 @@ inline void AddProduct(const bf16* a, int64_t lda, const bf16* b, int64_t ldb, i
       [&](const Unit& unit, int buffer, const auto& between) __attribute__((always_inline)) {
         const Factors of{a + unit.row * lda, lda,         b + 2 * unit.column, ldb, k,
                          sums[buffer].sums,  kUnitColumns};
-        MultiplyBlock(of, unit.rows, 0, std::min(n - unit.column, kUnitColumns), between);
+        MultiplyBlock(of, unit.rows, std::min(n - unit.column, kUnitColumns), between);
       },
       work, none);
 }
 
 inline void SetProduct(const bf16* a, int64_t lda, const bf16* b, int64_t ldb, int m, int n, int k,
                        float* c, int64_t ldc) {
-  AfterStores();
-  const auto blocks = [&](int begin, int end, int rows) {
-    if (begin == end) return;
-    const Shapes shapes(rows, k);
-    // Rows of a stay in the nearest cache for all columns.
-    for (int row = begin; row < end; row += kBlockRows) {
-      const Factors of{a + row * lda, lda, b, ldb, k, c + row * ldc, ldc};
-      MultiplyBlock(of, rows, 0, n, [] {});
-    }
-  };
-  const int whole = m - m % kBlockRows;
-  blocks(0, whole, kBlockRows);
-  blocks(whole, m, m - whole);
+  // Rows of a stay in the nearest cache for all columns.
+  ForEachBlock(m, k, [&](int row, int rows) {
+    const Factors of{a + row * lda, lda, b, ldb, k, c + row * ldc, ldc};
+    MultiplyBlock(of, rows, n, [] {});
+  });
 }
 
 inline void Product(const bf16* a, int64_t lda, const bf16* b, int64_t ldb, int m, int n, int k,

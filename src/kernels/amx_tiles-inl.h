@@ -45,12 +45,12 @@ template <int kSums, int kLeft, int kRight>
 // takes 200 cycles: once for as many products as may be.
 class Shapes {
  public:
-  // For BlockProduct with `rows` <= kBlockRows rows and depth `k`.
+  // For MultiplyBlock with `rows` <= kBlockRows rows and depth `k`.
   Shapes(int rows, int k) {
     const int tail = k % kDepth;
     const std::array<int, 2> rows_of = {std::min(rows, kRows), std::max(rows - kRows, 0)};
     const auto set = [this](int tile, int tile_rows, int row_bytes) {
-      config_.rows[tile] = static_cast<uint8_t>(row_bytes == 0 ? 0 : tile_rows);
+      config_.rows[tile] = static_cast<uint8_t>(tile_rows);
       config_.row_bytes[tile] = static_cast<uint16_t>(tile_rows == 0 ? 0 : row_bytes);
     };
     constexpr int kFull = 64;  // bytes
@@ -156,28 +156,42 @@ template <int kLeft, int kRight, bool kTail, class Between>
   }
 }
 
-// Up to kBlockRows rows, and columns [first, last) rounded up to whole tiles, with the shapes of
-// `rows` and the depth.
+// Up to kBlockRows rows, and columns rounded up to whole tiles, with the shapes of `rows` and the
+// depth.
 template <class Between>
-[[gnu::always_inline]] inline void MultiplyBlock(const Factors& of, int rows, int first, int last,
+[[gnu::always_inline]] inline void MultiplyBlock(const Factors& of, int rows, int columns,
                                                  const Between& between) {
-  const auto columns = [&]<int kLeft, bool kTail>() __attribute__((always_inline)) {
-    int column = first;
+  const auto multiply = [&]<int kLeft, bool kTail>() __attribute__((always_inline)) {
+    int column = 0;
     if constexpr (!kTail) {
-      for (; column + kColumns < last; column += 2 * kColumns) {
+      for (; column + kColumns < columns; column += 2 * kColumns) {
         MultiplyTiles<kLeft, 2, false>(of, column, between);
       }
     }
-    for (; column < last; column += kColumns) {
+    for (; column < columns; column += kColumns) {
       MultiplyTiles<kLeft, 1, kTail>(of, column, between);
     }
   };
   const bool tail = of.k % kDepth != 0;
   if (rows > kRows) {
-    tail ? columns.template operator()<2, true>() : columns.template operator()<2, false>();
+    tail ? multiply.template operator()<2, true>() : multiply.template operator()<2, false>();
   } else {
-    tail ? columns.template operator()<1, true>() : columns.template operator()<1, false>();
+    tail ? multiply.template operator()<1, true>() : multiply.template operator()<1, false>();
   }
+}
+
+// Calls visit(row, count) for blocks of up to kBlockRows rows, in order, with the shapes of each.
+template <class Visit>
+[[gnu::always_inline]] inline void ForEachBlock(int rows, int k, const Visit& visit) {
+  const auto blocks = [&](int begin, int end, int count) __attribute__((always_inline)) {
+    if (begin == end) return;
+    const Shapes shapes(count, k);
+    for (int row = begin; row < end; row += kBlockRows) visit(row, count);
+  };
+  AfterStores();
+  const int whole = rows - rows % kBlockRows;
+  blocks(0, whole, kBlockRows);
+  blocks(whole, rows, rows - whole);
 }
 
 }  // namespace ringwise::amx

@@ -44,26 +44,19 @@ template <class Multiply, class Work>
     if (before.rows % 2 != 0) work.template Pair<false>(before.rows - 1);
     work.End();
   };
-  const auto blocks = [&](int begin, int end, int count) __attribute__((always_inline)) {
-    if (begin == end) return;
-    const Shapes shapes(count, k);
-    for (int row = begin; row < end; row += kBlockRows) {
-      for (int column = 0; column < columns; column += kUnitColumns) {
-        const Unit unit{row, count, column};
-        multiply(
-            unit, buffer, [&]() __attribute__((always_inline)) { advance(done + 2); });
-        finish();
-        before = unit;
-        done = 0;
-        work.Start(unit, buffer);
-        buffer = 1 - buffer;
-      }
-    }
-  };
-  AfterStores();
-  const int whole = rows - rows % kBlockRows;
-  blocks(0, whole, kBlockRows);
-  blocks(whole, rows, rows - whole);
+  ForEachBlock(
+      rows, k, [&](int row, int count) __attribute__((always_inline)) {
+        for (int column = 0; column < columns; column += kUnitColumns) {
+          const Unit unit{row, count, column};
+          multiply(
+              unit, buffer, [&]() __attribute__((always_inline)) { advance(done + 2); });
+          finish();
+          before = unit;
+          done = 0;
+          work.Start(unit, buffer);
+          buffer = 1 - buffer;
+        }
+      });
   finish();
 }
 
@@ -86,7 +79,7 @@ template <class Between>
                    factors.k,
                    sums.sums,
                    kUnitColumns};
-  MultiplyBlock(of, unit.rows, 0, kUnitColumns, between);
+  MultiplyBlock(of, unit.rows, kUnitColumns, between);
 }
 
 }  // namespace ringwise::amx

@@ -9,9 +9,9 @@
 namespace ringwise {
 
 // One thread's part of MeasurePeakFlops: `rounds` rounds of independent multiply-adds on registers.
+// The value that comes out only keeps the work from being optimised away.
 struct PeakKernel {
-  float (*run)(int64_t rounds) =
-      nullptr;  // the value only keeps the work from being optimised away
+  float (*run)(int64_t rounds) = nullptr;
   int64_t flops_per_round = 0;
 };
 
