@@ -4,9 +4,9 @@
 
 #include "kernels/convert.h"
 #include "kernels/rms_norm.h"
-#include "kernels/rotary.h"
 #include "kernels/swiglu.h"
 #include "ringwise/random.h"
+#include "transformer/rotate_heads.h"
 
 namespace ringwise {
 
@@ -207,19 +207,8 @@ TensorView DecoderLayer::HeadView(const SequenceShard& shard, Tensor& rows, int6
 void DecoderLayer::Rotate(const SequenceShard& shard, int64_t begin, TensorView qkv_rows,
                           bool back) {
   // Query and key heads stand side by side: one call rotates both.
-  const int64_t rotated_heads = config_.heads + config_.kv_heads;
-  ForEachRowBlock(qkv_rows.shape[0], kBlockRows, [&](int64_t first, int64_t rows) {
-    const RotaryTable table(context_, shard.PositionsOfRows(begin + first, rows), config_.head_dim,
-                            shard.rope_theta);
-    TensorView heads = qkv_rows.Slice(0, first, rows);
-    heads.shape = {rows, rotated_heads, config_.head_dim};
-    heads.strides = {qkv_rows.strides[0], config_.head_dim, 1};
-    if (back) {
-      ApplyRotaryInverse(context_, table, 0, heads);
-    } else {
-      ApplyRotary(context_, table, 0, heads);
-    }
-  });
+  RotateHeads(context_, shard, begin, qkv_rows, config_.heads + config_.kv_heads, config_.head_dim,
+              back);
 }
 
 void DecoderLayer::FeedForward(BlockWorkspace& work, ConstTensorView after_attention,

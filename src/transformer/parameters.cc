@@ -15,7 +15,12 @@ namespace {
 constexpr int64_t kParametersPerLayer = 9;
 constexpr double kInitialDeviation = 0.02;
 
-// FNV-1a: names a parameter's stream of random numbers by the parameter's name alone.
+bool WritesToResidual(std::string_view name) {
+  return name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
+}
+
+}  // namespace
+
 uint64_t StreamOf(std::string_view name) {
   uint64_t hash = 0xcbf29ce484222325u;
   for (const char letter : name) {
@@ -23,12 +28,6 @@ uint64_t StreamOf(std::string_view name) {
   }
   return hash;
 }
-
-bool WritesToResidual(std::string_view name) {
-  return name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
-}
-
-}  // namespace
 
 void VisitParameters(
     const ModelConfig& config,

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "ringwise/llama.h"
@@ -37,6 +38,9 @@ struct OuterParameters {
 };
 OuterParameters ParametersOutsideLayers(std::vector<Parameter>& parameters,
                                         const ModelConfig& config);
+
+// Names a parameter's stream of random numbers by the parameter's name alone (FNV-1a).
+uint64_t StreamOf(std::string_view name);
 
 // See Llama::Initialize.
 void InitializeParameters(Context& context, std::vector<Parameter>& parameters, int64_t layers,

@@ -25,6 +25,17 @@ void ForEachRowBlock(int64_t rows, int64_t block_rows, Body&& body) {
   }
 }
 
+// The same, the rest cut into powers of two: however many numbers of rows come, the products meet
+// few shapes, for each of which they keep primitives.
+template <class Body>
+void ForEachCommonBlock(int64_t rows, Body&& body) {
+  int64_t block = kBlockRows;
+  for (int64_t begin = 0; begin < rows; begin += block) {
+    while (block > rows - begin) block /= 2;
+    body(begin, block);
+  }
+}
+
 // The memory of one pass through the model: the intermediates of one block, never tokens x
 // anything, and the activations that layers ask for.
 class BlockWorkspace {

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "ringwise/classifier.h"
+
+namespace ringwise {
+
+// The parameters of a classifier of these shapes, in the order of its files; contents undefined.
+std::vector<Parameter> MakeClassifierParameters(MemoryMeter& meter, const ClassifierConfig& config);
+
+// Matrices [out, in] normal with variance 2 / (in + out) (Glorot and Bengio 2010), word tables with
+// deviation 0.05, gains 1, biases 0; a function of the seed and each parameter's name.
+void InitializeClassifier(Context& context, std::vector<Parameter>& parameters, uint64_t seed);
+
+// Throw ShapeError or UsageError: not one token a row, one outside the vocabulary; not one label a
+// document, one that is no class.
+void CheckTokens(const DocumentBatch& batch, int64_t rows, int64_t vocab);
+void CheckLabels(const DocumentBatch& batch, int64_t classes);
+
+}  // namespace ringwise
