@@ -6,6 +6,7 @@ find_package(fmt REQUIRED)
 find_package(CLI11 REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(GTest REQUIRED)
+find_package(LibArchive REQUIRED)
 
 add_library(dnnl INTERFACE)
 target_link_libraries(dnnl INTERFACE DNNL::dnnl)

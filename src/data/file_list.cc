@@ -15,6 +15,7 @@
 #include <system_error>
 #include <utility>
 
+#include "data/hash_bytes.h"
 #include "ringwise/error.h"
 
 namespace ringwise {
@@ -26,13 +27,6 @@ struct FileSample {
   bool text = false;  // its first bytes look like it
   uint64_t hash = 0;
 };
-
-uint64_t HashBytes(std::string_view bytes, uint64_t hash) {
-  for (const char c : bytes) {  // FNV-1a
-    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3;
-  }
-  return hash;
-}
 
 // Nothing if the file cannot be read.
 std::optional<FileSample> Sample(const std::string& path, int64_t bytes) {
@@ -46,7 +40,7 @@ std::optional<FileSample> Sample(const std::string& path, int64_t bytes) {
   }
   const std::string_view start(head.data(), static_cast<size_t>(count));
   FileSample sample{.text = start.find('\0') == std::string_view::npos,
-                    .hash = HashBytes(start, 0xCBF29CE484222325)};
+                    .hash = HashBytes(start, kEmptyHash)};
   constexpr int64_t kPage = 4096;
   for (const int64_t begin : {bytes / 2, bytes - kPage}) {
     if (!sample.text || begin < static_cast<int64_t>(head.size())) continue;
