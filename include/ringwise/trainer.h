@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -109,7 +108,6 @@ struct TrainResult {
   StopReason reason = StopReason::kFinished;
   int64_t step = 0;  // steps done, those before a resume included
   std::string checkpoint;
-  std::optional<double> heldout_bits_per_byte;
 };
 
 // Trains on the mesh and writes the run folder: metrics.jsonl, config.toml, checkpoints/. While it

@@ -16,6 +16,7 @@
 #include "ringwise/corpus.h"
 #include "ringwise/error.h"
 #include "ringwise/random.h"
+#include "training/language_task.h"
 #include "training/mesh_memory.h"
 #include "training/mesh_peak.h"
 #include "training/rank_trainer.h"
@@ -82,7 +83,7 @@ TrainOptions OptionsOf(const TrainBenchmark& benchmark, const TrainFiles& files,
 // Meaningful on rank 0 of the world. Collective.
 TrainBenchmarkResult MeasureTraining(Rank& rank, const TrainOptions& train, const Corpus& corpus,
                                      const BenchmarkOptions& options, CaseProgress& progress) {
-  RankTrainer trainer(rank, train, corpus);
+  RankTrainer trainer(rank, train, std::make_unique<LanguageTask>(rank, train, corpus));
   trainer.StartClock();
   trainer.SamplePeak();
   std::optional<StopReason> stop;

@@ -6,8 +6,8 @@
 #include <filesystem>
 
 #include "ringwise/error.h"
-#include "ringwise/model_folder.h"
 #include "ringwise/safetensors.h"
+#include "training/checkpoint_folder.h"
 
 namespace ringwise {
 namespace fs = std::filesystem;
@@ -99,24 +99,20 @@ std::string Checksum(const std::vector<Parameter>& parameters, AdamW& optimizer)
 
 }  // namespace
 
-std::string SaveCheckpoint(const std::string& run, const TrainState& state, Llama& model,
-                           const ModelConfig& config, AdamW& optimizer, int64_t keep,
-                           const SaveHook& hook) {
-  return PublishCheckpoint(
-      run, state.step, keep,
-      [&](const std::string& folder) {
-        SaveModel(model, config, folder);
-        WriteMoments(FileIn(folder, kMomentsFile), model.parameters(), optimizer);
-        WriteTrainState(folder, state, Checksum(model.parameters(), optimizer));
-      },
-      hook);
+std::string SaveCheckpoint(const std::string& run, const TrainState& state, TrainTask& task,
+                           AdamW& optimizer, int64_t keep) {
+  return PublishCheckpoint(run, state.step, keep, [&](const std::string& folder) {
+    task.SaveModel(folder);
+    WriteMoments(FileIn(folder, kMomentsFile), task.parameters(), optimizer);
+    WriteTrainState(folder, state, Checksum(task.parameters(), optimizer));
+  });
 }
 
-void LoadCheckpoint(const std::string& folder, Llama& model, AdamW& optimizer) {
+void LoadCheckpoint(const std::string& folder, TrainTask& task, AdamW& optimizer) {
   const std::string expected = ReadChecksum(folder);
-  LoadWeights(model, folder);
-  ReadMoments(FileIn(folder, kMomentsFile), model.parameters(), optimizer);
-  if (Checksum(model.parameters(), optimizer) != expected) {
+  task.LoadWeights(folder);
+  ReadMoments(FileIn(folder, kMomentsFile), task.parameters(), optimizer);
+  if (Checksum(task.parameters(), optimizer) != expected) {
     throw FileError(
         fmt::format("{}: corrupt: its weights and moments do not match their checksum", folder));
   }

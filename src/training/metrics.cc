@@ -33,28 +33,28 @@ std::string ToJson(const StepRecord& record) {
   peak["working"] = record.peak_bytes.working;
   peak["total"] = record.peak_bytes.total;
   peak["largest_allocation"] = record.peak_bytes.largest_allocation;
-  nlohmann::ordered_json json = {{"step", record.step},
-                                 {"loss", record.loss},
-                                 {"bits_per_byte", record.bits_per_byte},
-                                 {"tokens", record.tokens},
-                                 {"tokens_per_second", record.tokens_per_second},
-                                 {"mfu", record.mfu},
-                                 {"peak_flops", record.peak_flops},
-                                 {"learning_rate", record.learning_rate},
-                                 {"gradient_norm", record.gradient_norm},
-                                 {"seconds", record.seconds},
-                                 {"context", record.context},
-                                 {"rope_theta", record.rope_theta},
-                                 {"attention_work", record.attention_work},
-                                 {"bytes_sent", record.bytes_sent},
-                                 {"peak_bytes", peak}};
-  const auto add = [&](const char* key, const auto& value) {
-    if (value) json[key] = *value;
+  nlohmann::ordered_json json;
+  const auto add = [&](const Figures& figures) {
+    for (const Figure& figure : figures.values) {
+      std::visit([&](const auto number) { json[figure.name] = number; }, figure.value);
+    }
   };
-  add("heldout_loss", record.heldout_loss);
-  add("heldout_bits_per_byte", record.heldout_bits_per_byte);
-  add("heldout_order_two_bits_per_byte", record.heldout_order_two_bits_per_byte);
-  add("stopped_by", record.stopped_by);
+  json["step"] = record.step;
+  json["loss"] = record.loss;
+  add(record.task);
+  json["tokens"] = record.tokens;
+  json["tokens_per_second"] = record.tokens_per_second;
+  json["mfu"] = record.mfu;
+  json["peak_flops"] = record.peak_flops;
+  json["learning_rate"] = record.learning_rate;
+  json["gradient_norm"] = record.gradient_norm;
+  json["seconds"] = record.seconds;
+  json["attention_work"] = record.attention_work;
+  json["bytes_sent"] = record.bytes_sent;
+  json["peak_bytes"] = peak;
+  add(record.evaluation);
+  add(record.conclusion);
+  if (record.stopped_by) json["stopped_by"] = *record.stopped_by;
   if (record.growth) {
     json["resident_growth"] = record.growth->resident;
     json["metered_growth"] = record.growth->metered;

@@ -58,16 +58,15 @@ void Progress::Update(const std::string& text) {
 
 void Progress::Step(const StepRecord& record, int64_t of_steps, double remaining_seconds) {
   if (!enabled_) return;
-  const bool lasting = record.final || record.heldout_bits_per_byte || record.stopped_by;
+  const bool lasting = record.final || !record.evaluation.text.empty() || record.stopped_by;
   if (!IsTime() && !lasting) return;
   std::string text = fmt::format("step {}", record.step);
   if (of_steps > 0) text += fmt::format("/{}", of_steps);
-  text +=
-      fmt::format("  context {}  {:.3f} bits/byte  {:.0f} tokens/s  MFU {:.0f} %", record.context,
-                  record.bits_per_byte, record.tokens_per_second, record.mfu * 100);
+  text += fmt::format("  {}  {:.0f} tokens/s  MFU {:.0f} %", record.task.text,
+                      record.tokens_per_second, record.mfu * 100);
   if (remaining_seconds >= 0) text += "  left " + FormatDuration(remaining_seconds);
-  if (record.heldout_bits_per_byte) {
-    text += fmt::format("  held-out {:.3f} bits/byte", *record.heldout_bits_per_byte);
+  for (const std::string& figures : {record.evaluation.text, record.conclusion.text}) {
+    if (!figures.empty()) text += "  " + figures;
   }
   if (terminal_ && !lasting) {
     Note(text);

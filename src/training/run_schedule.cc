@@ -3,18 +3,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "ringwise/error.h"
 #include "training/learning_rate.h"
-#include "training/metrics.h"
 
 namespace ringwise {
 
-RunSchedule::RunSchedule(const TrainOptions& options, TrainState& state)
-    : options_(options),
-      state_(state),
-      phases_(EffectiveSchedule(options)),
-      seconds_before_(state.seconds) {
+RunSchedule::RunSchedule(const TrainOptions& options, std::vector<ContextPhase> phases,
+                         TrainState& state)
+    : options_(options), state_(state), phases_(std::move(phases)), seconds_before_(state.seconds) {
   if (state_.phase >= static_cast<int64_t>(phases_.size())) {
     throw UsageError(fmt::format(
         "the run has reached phase {} of its context schedule, but the one given has {}",
@@ -57,15 +55,12 @@ double RunSchedule::LearningRate() const {
   return schedule.At(state_.step, static_cast<double>(state_.step - options_.warmup) / after);
 }
 
-double RunSchedule::RemainingSeconds(double step_seconds, const ModelConfig& config) const {
+double RunSchedule::RemainingSeconds(
+    double step_seconds, const std::function<double(const ContextPhase& phase)>& step_cost) const {
   if (timed()) return options_.max_seconds - state_.seconds;
-  const auto cost = [&](const ContextPhase& p) {
-    return static_cast<double>(p.batch * p.context) *
-           TrainFlopsPerToken(config, MeanKeys(config, p.context));
-  };
   auto steps = static_cast<double>(phase().steps - state_.phase_step);
   for (size_t p = static_cast<size_t>(state_.phase) + 1; p < phases_.size(); ++p) {
-    steps += static_cast<double>(phases_[p].steps) * cost(phases_[p]) / cost(phase());
+    steps += static_cast<double>(phases_[p].steps) * step_cost(phases_[p]) / step_cost(phase());
   }
   const double remaining = steps * step_seconds;
   if (options_.max_seconds <= 0) return remaining;

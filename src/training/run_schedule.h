@@ -1,9 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
-#include "ringwise/model_config.h"
 #include "ringwise/trainer.h"
 #include "training/train_state.h"
 
@@ -13,9 +13,10 @@ namespace ringwise {
 // which all ranks share, so they decide alike.
 class RunSchedule {
  public:
-  // `state` must outlive this; Advance writes its phase, phase_step and phase_sequences. Throws
-  // UsageError if the state is beyond the schedule.
-  RunSchedule(const TrainOptions& options, TrainState& state);
+  // `state` must outlive this; Advance writes its phase, phase_step and phase_sequences. Of
+  // `options` the learning rate and the time limit are used. Throws UsageError if the state is
+  // beyond the phases.
+  RunSchedule(const TrainOptions& options, std::vector<ContextPhase> phases, TrainState& state);
 
   const std::vector<ContextPhase>& phases() const { return phases_; }
   const ContextPhase& phase() const { return phases_[static_cast<size_t>(state_.phase)]; }
@@ -27,8 +28,9 @@ class RunSchedule {
   // Learning rate of the next step.
   double LearningRate() const;
   // Seconds of training left, if steps of this phase take so long and those of others in
-  // proportion to their operations.
-  double RemainingSeconds(double step_seconds, const ModelConfig& config) const;
+  // proportion to their `step_cost`.
+  double RemainingSeconds(double step_seconds,
+                          const std::function<double(const ContextPhase& phase)>& step_cost) const;
 
  private:
   bool timed() const { return phases_.front().share > 0; }

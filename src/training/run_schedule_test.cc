@@ -12,7 +12,7 @@ TEST(RunSchedule, FollowsSteps) {
   options.context_schedule = ParseContextSchedule("8x4:2,16:1,32:2");
   options.warmup = 1;
   TrainState state;
-  RunSchedule schedule(options, state);
+  RunSchedule schedule(options, EffectiveSchedule(options), state);
   EXPECT_EQ(schedule.total_steps(), 5);
   std::vector<int64_t> contexts;
   while (!schedule.Finished()) {
@@ -34,7 +34,7 @@ TEST(RunSchedule, FollowsTime) {
   options.max_seconds = 10;
   options.warmup = 0;
   TrainState state;
-  RunSchedule schedule(options, state);
+  RunSchedule schedule(options, EffectiveSchedule(options), state);
   EXPECT_EQ(schedule.total_steps(), 0);
   const auto context_at = [&](double seconds) {
     state.seconds = seconds;
@@ -46,7 +46,7 @@ TEST(RunSchedule, FollowsTime) {
   EXPECT_EQ(context_at(4.9), 8);
   EXPECT_EQ(context_at(5.0), 16);
   EXPECT_NEAR(schedule.LearningRate(), 0.5 * (1e-3 + 1e-4), 1e-12);
-  EXPECT_DOUBLE_EQ(schedule.RemainingSeconds(1, ModelConfig{}), 5);
+  EXPECT_DOUBLE_EQ(schedule.RemainingSeconds(1, {}), 5);
   EXPECT_EQ(context_at(8.5), 32);
   EXPECT_FALSE(schedule.Finished());
   EXPECT_EQ(context_at(10), 32);
@@ -58,7 +58,7 @@ TEST(RunSchedule, ASlowStepMaySkipAPhase) {
   options.context_schedule = ParseContextSchedule("8:50%,16:1%,32:49%");
   options.max_seconds = 10;
   TrainState state;
-  RunSchedule schedule(options, state);
+  RunSchedule schedule(options, EffectiveSchedule(options), state);
   state.seconds = 6;
   EXPECT_TRUE(schedule.Advance());
   EXPECT_EQ(schedule.phase().context, 32);
@@ -67,7 +67,7 @@ TEST(RunSchedule, ASlowStepMaySkipAPhase) {
 TEST(RunSchedule, RefusesAStateBeyondIt) {
   TrainOptions options;
   TrainState state = {.phase = 1};
-  EXPECT_THROW(RunSchedule(options, state), UsageError);
+  EXPECT_THROW(RunSchedule(options, EffectiveSchedule(options), state), UsageError);
 }
 
 }  // namespace

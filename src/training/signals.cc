@@ -44,4 +44,20 @@ bool SignalCatcher::Caught(int signal) {
   return false;
 }
 
+const char* Name(StopReason reason) {
+  switch (reason) {
+    case StopReason::kInterrupt:
+      return "SIGINT";
+    case StopReason::kTerminate:
+      return "SIGTERM";
+    case StopReason::kUser1:
+      return "SIGUSR1";
+    case StopReason::kMaxSeconds:
+      return "--max-seconds";
+    case StopReason::kFinished:
+      break;
+  }
+  return "";
+}
+
 }  // namespace ringwise

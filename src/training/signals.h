@@ -1,5 +1,7 @@
 #pragma once
 
+#include "ringwise/trainer.h"
+
 namespace ringwise {
 
 // While it lives, SIGINT, SIGTERM and SIGUSR1 are noted instead of ending the process. The second
@@ -15,5 +17,8 @@ class SignalCatcher {
   // Whether the signal has come since the construction. Any thread.
   static bool Caught(int signal);
 };
+
+// What stopped the run, as its user knows it: "SIGTERM", "--max-seconds"; nothing if it finished.
+const char* Name(StopReason reason);
 
 }  // namespace ringwise

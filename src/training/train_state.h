@@ -12,9 +12,10 @@ struct TrainState {
   int64_t tokens = 0;           // trained on in all
   int64_t phase = 0;            // of the context schedule
   int64_t phase_step = 0;       // done in this phase
-  int64_t phase_sequences = 0;  // drawn in this phase, by all ranks
+  int64_t phase_sequences = 0;  // drawn in this phase, by all ranks; or documents
   double seconds = 0;           // of training
-  double rope_base = 10000;     // rotary base at the reference context, see RopeTheta
+  // Where the model has a rotary embedding: its base at the reference context, see RopeTheta.
+  double rope_base = 10000;
   int64_t rope_reference = 0;
   // What the data order depends on: must be the same on resuming.
   uint64_t seed = 0;

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "core/out_of_memory.h"
+#include "training/language_task.h"
 #include "training/rank_trainer.h"
 #include "training/signals.h"
 
@@ -14,15 +15,10 @@ namespace {
 // What the ranks that are threads of one process share.
 class Shared {
  public:
-  // The data is mapped and indexed once.
-  const Corpus& OpenCorpus(const TrainOptions& options) {
+  const TaskData& OpenData(const TrainOptions& options) {
     const std::lock_guard lock(mutex_);
-    if (!corpus_) {
-      corpus_ = std::make_unique<Corpus>(CorpusOptions{.paths = options.data,
-                                                       .heldout_fraction = options.heldout_fraction,
-                                                       .seed = options.seed});
-    }
-    return *corpus_;
+    if (!data_) data_ = std::make_unique<LanguageData>(options);
+    return *data_;
   }
   void CatchSignals() {
     const std::lock_guard lock(mutex_);
@@ -36,7 +32,7 @@ class Shared {
 
  private:
   std::mutex mutex_;
-  std::unique_ptr<Corpus> corpus_;
+  std::unique_ptr<TaskData> data_;
   std::optional<SignalCatcher> catcher_;
 };
 
@@ -48,7 +44,7 @@ TrainResult Train(const TrainOptions& given) {
   Shared shared;
   const auto train = [&](Rank& rank) {
     Validate(options);
-    RankTrainer trainer(rank, options, shared.OpenCorpus(options));
+    RankTrainer trainer(rank, options, shared.OpenData(options).MakeTask(rank, options));
     shared.CatchSignals();
     try {
       const TrainResult mine = trainer.Run();
