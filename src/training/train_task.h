@@ -29,9 +29,9 @@ struct TaskSums {
 // are. RankTrainer has what is the same for all: schedule, optimizer, sums over ranks, finite
 // checks, signals, records, folders. Each rank has its own, made by TaskData. All ranks make the
 // same calls in the same order, so each may communicate, except where it says "rank 0 alone". The
-// order is: Schedule; Begin or Resume; Describe; then for each step BeginPhase if the phase is
-// another, ZeroGradients, ForwardBackward, ParametersChanged, Report, and now and then Evaluate,
-// SaveModel.
+// order is: Begin, or Resume; Schedule; after Resume, LoadWeights and ParametersChanged; Describe;
+// then for each step BeginPhase if the phase is another, ZeroGradients, ForwardBackward,
+// ParametersChanged, Report, and now and then Evaluate and SaveModel; Conclude before the last.
 class TrainTask {
  public:
   virtual ~TrainTask() = default;
