@@ -13,7 +13,7 @@ target_compile_features(ringwise_library INTERFACE cxx_std_20)
 target_include_directories(ringwise_library INTERFACE $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
 # Found again by cmake/ringwise-config.cmake.in. None of them appears in a public header.
 target_link_libraries(ringwise_library PRIVATE DNNL::dnnl PkgConfig::HWY OpenMP::OpenMP_CXX fmt::fmt
-                                               Threads::Threads LibArchive::LibArchive
+                                               Threads::Threads LibArchive::LibArchive ZLIB::ZLIB
                                                ${RINGWISE_MPI_LIBRARY})
 if(RINGWISE_SANITIZE)
   target_link_options(ringwise_library INTERFACE -fsanitize=${RINGWISE_SANITIZE})

@@ -5,8 +5,8 @@
 # for oneDNN's CMake file alone, which asks for them without depending on their package.
 # shellcheck disable=SC2034  # used by the scripts that source this file
 BUILD_PACKAGES=(g++ cmake ninja-build ccache pkg-config libdnnl-dev ocl-icd-opencl-dev libhwy-dev
-  libopenmpi-dev openmpi-bin nlohmann-json3-dev libcli11-dev libfmt-dev libarchive-dev libgtest-dev
-  libgmock-dev)
+  libopenmpi-dev openmpi-bin nlohmann-json3-dev libcli11-dev libfmt-dev libarchive-dev zlib1g-dev
+  libgtest-dev libgmock-dev)
 
 say() { printf '\n== %s\n' "$*"; }
 

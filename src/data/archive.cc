@@ -8,6 +8,7 @@
 #include <memory>
 #include <system_error>
 
+#include "data/gzip_source.h"
 #include "formats/file_io.h"
 #include "ringwise/documents.h"
 #include "ringwise/error.h"
@@ -39,13 +40,20 @@ void ReadFolder(const std::string& path, const Wants& wants, const Take& take) {
 
 class ArchiveReader {
  public:
-  explicit ArchiveReader(const std::string& path) : path_(path), reader_(archive_read_new()) {
+  explicit ArchiveReader(const std::string& path)
+      : path_(path), gzip_(path), reader_(archive_read_new()) {
     if (reader_ == nullptr) throw FileError(path + ": no memory to read an archive");
     archive_read_support_filter_all(reader_.get());
     archive_read_support_format_tar(reader_.get());
     archive_read_support_format_zip(reader_.get());
-    constexpr size_t kBlock = size_t{1} << 18;
-    Check(archive_read_open_filename(reader_.get(), path.c_str(), kBlock));
+    // To the end of the file, for the checksum of all may stand there.
+    archive_read_set_option(reader_.get(), "tar", "read_concatenated_archives", "1");
+    if (gzip_.is_gzip()) {
+      Check(archive_read_open(reader_.get(), &gzip_, nullptr, GzipSource::Read, nullptr));
+    } else {
+      constexpr size_t kBlock = size_t{1} << 18;
+      Check(archive_read_open_filename(reader_.get(), path.c_str(), kBlock));
+    }
   }
 
   // Of the next regular file; null at the end.
@@ -67,14 +75,17 @@ class ArchiveReader {
     while (true) {
       const la_ssize_t count = archive_read_data(reader_.get(), part.data(), part.size());
       if (count == 0) return bytes;
-      Check(static_cast<int>(std::min<la_ssize_t>(count, 0)));
+      if (count < 0) Fail();  // a wrong checksum in a zip is but a warning
       bytes.append(part.data(), static_cast<size_t>(count));
     }
   }
 
  private:
   void Check(int result) const {
-    if (result >= ARCHIVE_WARN) return;  // a warning is about a file's owner or the like
+    if (result < ARCHIVE_WARN) Fail();  // a warning is about a file's owner or the like
+  }
+
+  [[noreturn]] void Fail() const {
     const char* text = archive_error_string(reader_.get());
     const std::string reason = text != nullptr ? text : "unknown error";
     if (!known_) {
@@ -88,6 +99,7 @@ class ArchiveReader {
   }
 
   std::string path_;
+  GzipSource gzip_;
   std::unique_ptr<archive, FreeArchive> reader_;
   bool known_ = false;  // a first header made sense
 };

@@ -25,6 +25,7 @@ std::string_view FileName(std::string_view path) { return path.substr(path.rfind
 std::map<std::string, std::string> ReadSgml(const std::string& path) {
   std::map<std::string, std::string> files;
   std::vector<std::string> names;
+  names.reserve(kFiles);
   for (int i = 0; i < kFiles; ++i) names.push_back(fmt::format("reut2-{:03}.sgm", i));
   ReadFiles(
       DataFolder(path, "reuters21578", names.front(), kExpected),
