@@ -23,9 +23,10 @@ la_ssize_t GzipSource::Read(archive* reader, void* source, const void** block) {
       gzread(self.file_, self.block_.data(), static_cast<unsigned>(self.block_.size()));
   if (count > 0) return count;
   int error = Z_OK;  // a file that ends too early gives all it has first
-  const char* const reason = gzerror(self.file_, &error);
+  gzerror(self.file_, &error);
   if (error == Z_OK || error == Z_STREAM_END) return 0;
-  archive_set_error(reader, EIO, "%s", reason);
+  archive_set_error(reader, EIO, "gzip: %s",
+                    error == Z_BUF_ERROR ? "ends too early" : "wrong data or checksum");
   return -1;
 }
 

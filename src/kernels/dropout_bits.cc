@@ -8,36 +8,18 @@
 #include <cassert>
 
 #include "hwy/highway.h"
+#include "kernels/philox-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace ringwise {
 namespace HWY_NAMESPACE {
 
-namespace hn = hwy::HWY_NAMESPACE;
-
-using D = hn::CappedTag<uint64_t, 8>;
-using V = hn::Vec<D>;
-
-// The product of low halves.
-HWY_INLINE V TimesMultiplier(V v) {
-  const D d;
-#if HWY_TARGET == HWY_SCALAR  // vectors of one element have no halves
-  return hn::Set(d, (hn::GetLane(v) & 0xffffffff) * DropoutStream::kMultiplier);
-#else
-  const hn::Repartition<uint32_t, D> halves;
-  return hn::MulEven(hn::BitCast(halves, v),
-                     hn::BitCast(halves, hn::Set(d, DropoutStream::kMultiplier)));
-#endif
-}
-
-// The pairs of one key with up to 64 queries whose high halves are equal. The two words of the
-// generator's state are the low halves of 64-bit lanes, where the product of a round leaves them;
-// high halves are rubbish that no product reads.
+// The pairs of one key with up to 64 queries whose high halves are equal.
 uint64_t KeptOfKey(const uint64_t* queries, int count, uint64_t key_position, uint32_t first_key,
                    uint32_t threshold) {
   constexpr int kTogether = 4;  // rounds of one vector wait for each other
-  const D d;
-  const hn::RebindToSigned<D> ds;
+  const hn::CappedTag<uint64_t, 8> d;
+  const hn::RebindToSigned<decltype(d)> ds;
   const auto lanes = static_cast<int>(hn::Lanes(d));
   const auto low_half = hn::Set(d, uint64_t{0xffffffff});
   const auto dropped = hn::Set(ds, int64_t{threshold} - 1);  // the largest that is
@@ -57,15 +39,10 @@ uint64_t KeptOfKey(const uint64_t* queries, int count, uint64_t key_position, ui
     uint32_t key = first_key;
     for (int round = 0; round < DropoutStream::kRounds; ++round) {
       const auto key_v = hn::Set(d, uint64_t{key});
-      const auto step = [&](auto& left, auto& right) HWY_ATTR {
-        const V product = TimesMultiplier(left);
-        left = hn::Xor(hn::Xor(hn::ShiftRight<32>(product), key_v), right);
-        right = product;
-      };
-      step(left0, right0);
-      step(left1, right1);
-      step(left2, right2);
-      step(left3, right3);
+      PhiloxRound(d, key_v, left0, right0);
+      PhiloxRound(d, key_v, left1, right1);
+      PhiloxRound(d, key_v, left2, right2);
+      PhiloxRound(d, key_v, left3, right3);
       key += DropoutStream::kWeyl;
     }
     const auto add = [&](auto left, int i) HWY_ATTR {
