@@ -2,8 +2,11 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "ringwise/classifier.h"
+#include "ringwise/classify.h"
 #include "ringwise/dtype.h"
 #include "ringwise/launch.h"
 #include "ringwise/layout.h"
@@ -29,8 +32,40 @@ struct ContextPhase {
 std::vector<ContextPhase> ParseContextSchedule(const std::string& text);
 std::string FormatContextSchedule(const std::vector<ContextPhase>& schedule);
 
+// What a run learns: to predict the next byte of text, or the class of documents.
+enum class Task { kLanguage, kImdb, kReuters, kSynthetic };
+
+// The names in files and flags: "language", "imdb", "reuters", "synthetic". Parsing throws
+// UsageError with the names there are.
+std::string_view Name(Task task);
+Task ParseTask(std::string_view name);
+
+// What classifiers have beside the other options; every field is a flag too, see docs/classify.md.
+// Of those, hidden, layers, heads, ffn, vocab (words), and dropout (attention's) are theirs as
+// well; `context` and `features` are the rows and the width of a synthetic sample; the held-out
+// fraction of the training documents is for validation.
+struct ClassifyOptions {
+  Network network = Network::kEncoder;
+  NormPlace norm_place = NormPlace::kAfter;
+  NormOver norm_over = NormOver::kWidth;
+  bool positions = false;       // rotary embedding
+  double sublayer_dropout = 0;  // of what attention and feed-forward add
+  double input_dropout = 0;     // of the embedded words
+  double head_dropout = 0;      // of the mean over a document
+  TextRule rule;                // which words of a document are read
+  bool pad = false;             // every document to the longest, computed all the same
+  double epochs = 5;            // where no steps are given
+  int64_t samples = 1000;       // synthetic: of an epoch; none comes twice
+  int64_t features = 512;       // synthetic
+  bool test = false;            // at the end, accuracy on the test documents
+
+  bool operator==(const ClassifyOptions&) const = default;
+};
+
 // What a run is; every field is a flag of `ringwise train` by the same name, in docs/training.md.
 struct TrainOptions {
+  Task task = Task::kLanguage;
+  ClassifyOptions classify;       // of the other tasks
   std::vector<std::string> data;  // files and folders
   std::string out;                // the run folder; must not hold a run yet
   std::string resume;             // a run folder to continue instead; `out` is then empty
@@ -50,10 +85,10 @@ struct TrainOptions {
   // Packed documents do not see each other, in training and in the held-out loss.
   bool document_mask = false;
 
-  // Shapes of a new model; 0 in kv_heads, head_dim, ffn and max_positions: see WithDefaults.
+  // Shapes of a new model; 0 in kv_heads, head_dim, ffn, vocab and max_positions: see WithDefaults.
   // rope_theta is the rotary base of the first phase's context, see
   // RopeTheta.
-  ModelConfig model = {.hidden = 128, .layers = 4, .heads = 4, .kv_heads = 0, .vocab = 257};
+  ModelConfig model = {.hidden = 128, .layers = 4, .heads = 4, .kv_heads = 0, .vocab = 0};
 
   double learning_rate = 1e-3;
   double learning_rate_floor = 0.1;  // of the peak, at the end of the cosine
@@ -77,7 +112,8 @@ struct TrainOptions {
 };
 
 // The options with what follows from others filled in: kv_heads = heads, head_dim = hidden / heads,
-// ffn = 8/3 hidden rounded up to a multiple of 32, max_positions = the longest context.
+// ffn = 8/3 hidden rounded up to a multiple of 32, vocab = the bytes and the separator, or 10,000
+// words, max_positions = the longest context.
 TrainOptions WithDefaults(TrainOptions options);
 
 // Of options with their defaults filled in. Throws UsageError naming the flag: out of range, a

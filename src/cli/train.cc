@@ -35,8 +35,17 @@ void Flag(CLI::App& command, const char* name, Value& value, const char* meaning
 void AddRunFlags(CLI::App& command, TrainOptions& options) {
   command.option_defaults()->group("Run");
   command
-      .add_option("--data", options.data,
-                  "Text to train on: files, and folders read recursively; binary files are skipped")
+      .add_option_function<std::string>(
+          "--task", [&options](const std::string& name) { options.task = ParseTask(name); },
+          "What is learnt: language (the next byte of text), or the class of documents: imdb "
+          "(sentiment of reviews), reuters (topics of newswires), synthetic (sign of a sum)")
+      ->default_str("language")
+      ->type_name("NAME");
+  command
+      .add_option(
+          "--data", options.data,
+          "Text to train on: files, and folders read recursively; binary files are skipped. Of "
+          "imdb and reuters the archive as downloaded, or its folder")
       ->type_name("PATH");
   command.add_option("--out", options.out, "Run folder to make")->type_name("DIR");
   command
@@ -87,7 +96,10 @@ void AddModelFlags(CLI::App& command, ModelConfig& model) {
   Flag(command, "--head-dim", model.head_dim, "Width of a head, even; 0: hidden / heads", "N");
   Flag(command, "--ffn", model.ffn,
        "Width of the feed-forward; 0: 8/3 of --hidden, rounded up to a multiple of 32", "N");
-  Flag(command, "--vocab", model.vocab, "Tokens: 256 bytes, the document separator, and spare ones",
+  Flag(command, "--vocab", model.vocab,
+       "Tokens: 256 bytes, the document separator, and spare ones; of classifiers, the most "
+       "frequent "
+       "words. 0: 257, of classifiers 10000",
        "N");
   Flag(command, "--rope-theta", model.rope_theta,
        "Rotary base of the first phase's context; longer contexts raise it", "X");
@@ -96,6 +108,41 @@ void AddModelFlags(CLI::App& command, ModelConfig& model) {
                    "Use the embedding as the output head too");
   Flag(command, "--window", model.window,
        "Tokens that one sees: itself and the N - 1 before; 0: all before", "N");
+}
+
+void AddClassifyFlags(CLI::App& command, TrainOptions& options) {
+  ClassifyOptions& classify = options.classify;
+  command.option_defaults()->group("Classification (--task imdb, reuters, synthetic)");
+  const auto choice = [&](const char* name, auto parse, auto& value, const char* meaning) {
+    command
+        .add_option_function<std::string>(
+            name, [parse, &value](const std::string& text) { value = parse(text); }, meaning)
+        ->default_str(std::string(Name(value)))
+        ->type_name("NAME");
+  };
+  choice("--network", ParseNetwork, classify.network,
+         "encoder (attention and feed-forward), or words_seen (fully connected, on which words a "
+         "document has)");
+  choice("--norm-place", ParseNormPlace, classify.norm_place,
+         "Layer norms after each residual sum, or before each sublayer: after, before");
+  choice("--norm-over", ParseNormOver, classify.norm_over,
+         "What they normalise: width (of each position), or document (--task synthetic)");
+  command.add_flag("--positions", classify.positions, "Rotary embedding; else words have no order");
+  Flag(command, "--sublayer-dropout", classify.sublayer_dropout,
+       "Share dropped in training of what attention and feed-forward add, in [0, 1)", "P");
+  Flag(command, "--input-dropout", classify.input_dropout, "The same of the embedded words", "P");
+  Flag(command, "--head-dropout", classify.head_dropout, "The same of the mean over a document",
+       "P");
+  Flag(command, "--max-words", classify.rule.max_words, "Words read of a document; 0: all", "N");
+  command.add_flag("--keep-last-words", classify.rule.keep_last,
+                   "Of longer documents the last words are read, not the first");
+  command.add_flag("--pad", classify.pad,
+                   "Pad every document to the longest and compute that too, to compare");
+  Flag(command, "--epochs", classify.epochs, "Times each document is seen, where no --steps", "X");
+  Flag(command, "--samples", classify.samples, "Synthetic samples an epoch; none comes twice", "N");
+  Flag(command, "--features", classify.features,
+       "Width of a synthetic sample, which has --context rows", "N");
+  command.add_flag("--test", classify.test, "At the end, also accuracy on the test documents");
 }
 
 void AddOptimizerFlags(CLI::App& command, TrainOptions& options) {
@@ -152,6 +199,7 @@ void AddTrain(CLI::App& app) {
   AddRunFlags(*command, options);
   AddScheduleFlags(*command, options);
   AddModelFlags(*command, options.model);
+  AddClassifyFlags(*command, options);
   AddOptimizerFlags(*command, options);
   AddKeepingFlags(*command, options);
   command->option_defaults()->group("Mesh and computation");

@@ -11,6 +11,8 @@
 namespace ringwise {
 namespace {
 
+constexpr int64_t kWordVocab = 10000;
+
 void Require(bool holds, const std::string& what) {
   if (!holds) throw UsageError(what);
 }
@@ -37,6 +39,61 @@ void CheckSchedule(const TrainOptions& options) {
           "--context-schedule: shares of the time need --max-seconds, the time");
   Require(options.steps == 0,
           "--steps and shares of the time contradict each other: leave one out");
+}
+
+void ValidateLanguage(const TrainOptions& options) {
+  Require(!options.data.empty(), "--data is needed: files or folders of text to train on");
+  Require(options.classify == ClassifyOptions(),
+          "flags of classification need --task imdb, reuters or synthetic");
+  if (!options.init.empty()) return;  // the shapes are the model's
+  const ModelConfig& model = options.model;
+  RequireAtLeast<int64_t>("heads", model.heads, 1);
+  RequireAtLeast<int64_t>("kv-heads", model.kv_heads, 1);
+  RequireAtLeast<int64_t>("window", model.window, 0);
+  Require(model.heads % model.kv_heads == 0,
+          fmt::format("--heads must be a multiple of --kv-heads, found {} and {}", model.heads,
+                      model.kv_heads));
+  Require(model.head_dim > 0 && model.head_dim % 2 == 0,
+          fmt::format("--head-dim must be even, found {}; without it, it is --hidden / --heads, {} "
+                      "/ {}",
+                      model.head_dim, model.hidden, model.heads));
+  Validate(options.model);
+  Require(options.model.vocab >= kByteVocab,
+          fmt::format("--vocab must be {} or more (the bytes and the separator), found {}",
+                      kByteVocab, options.model.vocab));
+}
+
+void RequireProbability(const char* flag, double value) {
+  Require(value >= 0 && value < 1, fmt::format("--{} must be in [0, 1), found {}", flag, value));
+}
+
+void ValidateClassify(const TrainOptions& options) {
+  const ClassifyOptions& classify = options.classify;
+  const bool synthetic = options.task == Task::kSynthetic;
+  Require(options.data.size() == (synthetic ? 0 : 1),
+          synthetic
+              ? "--task synthetic makes its own data: leave --data out"
+              : fmt::format("--data is needed: the folder or archive of {}, one path, found {}",
+                            Name(options.task), options.data.size()));
+  Require(options.init.empty() && options.context_schedule.empty() && !options.document_mask &&
+              !options.order_two && options.model.window == 0 && !options.model.tied_embeddings &&
+              options.model.kv_heads == options.model.heads,
+          "--init, --context-schedule, --document-mask, --order-two, --window, --tied-embeddings "
+          "and --kv-heads are of --task language alone");
+  Require(classify.epochs > 0 && std::isfinite(classify.epochs),
+          fmt::format("--epochs must be above 0, found {}", classify.epochs));
+  RequireProbability("sublayer-dropout", classify.sublayer_dropout);
+  RequireProbability("input-dropout", classify.input_dropout);
+  RequireProbability("head-dropout", classify.head_dropout);
+  RequireAtLeast<int64_t>("max-words", classify.rule.max_words, 0);
+  RequireAtLeast<int64_t>("samples", classify.samples, 1);
+  RequireAtLeast<int64_t>("features", classify.features, 1);
+  RequireAtLeast<int64_t>("vocab", options.model.vocab, 3);
+  Require(synthetic || classify.norm_over == NormOver::kWidth,
+          "--norm-over document needs documents of one length: --task synthetic");
+  Require(!synthetic || classify.network == Network::kEncoder,
+          "--network words_seen needs words: --task imdb or reuters");
+  RequireAtLeast<int64_t>("heads", options.model.heads, 1);
 }
 
 std::string Quote(const std::string& text) {
@@ -72,8 +129,31 @@ const char* RecomputeName(Recompute recompute) {
 
 }  // namespace
 
+std::string_view Name(Task task) {
+  switch (task) {
+    case Task::kLanguage:
+      return "language";
+    case Task::kImdb:
+      return "imdb";
+    case Task::kReuters:
+      return "reuters";
+    case Task::kSynthetic:
+      return "synthetic";
+  }
+  return "";
+}
+
+Task ParseTask(std::string_view name) {
+  for (const Task task : {Task::kLanguage, Task::kImdb, Task::kReuters, Task::kSynthetic}) {
+    if (Name(task) == name) return task;
+  }
+  throw UsageError(
+      fmt::format("--task must be language, imdb, reuters or synthetic, found '{}'", name));
+}
+
 TrainOptions WithDefaults(TrainOptions options) {
   ModelConfig& model = options.model;
+  if (model.vocab == 0) model.vocab = options.task == Task::kLanguage ? kByteVocab : kWordVocab;
   if (model.kv_heads == 0) model.kv_heads = model.heads;
   if (model.head_dim == 0 && model.heads > 0) model.head_dim = model.hidden / model.heads;
   if (model.ffn == 0) model.ffn = (model.hidden * 8 / 3 + 31) / 32 * 32;
@@ -86,7 +166,6 @@ TrainOptions WithDefaults(TrainOptions options) {
 }
 
 void Validate(const TrainOptions& options) {
-  Require(!options.data.empty(), "--data is needed: files or folders of text to train on");
   Require(!options.out.empty() || !options.resume.empty(),
           "--out is needed: the folder to write the run to");
   RequireAtLeast<int64_t>("steps", options.steps, 0);
@@ -120,22 +199,11 @@ void Validate(const TrainOptions& options) {
   Require(
       options.resume.empty() || options.out.empty(),
       fmt::format("--resume {} writes to that run's own folder: leave --out out", options.resume));
-  if (!options.init.empty()) return;  // the shapes are the model's
-  const ModelConfig& model = options.model;
-  RequireAtLeast<int64_t>("heads", model.heads, 1);
-  RequireAtLeast<int64_t>("kv-heads", model.kv_heads, 1);
-  RequireAtLeast<int64_t>("window", model.window, 0);
-  Require(model.heads % model.kv_heads == 0,
-          fmt::format("--heads must be a multiple of --kv-heads, found {} and {}", model.heads,
-                      model.kv_heads));
-  Require(model.head_dim > 0 && model.head_dim % 2 == 0,
-          fmt::format("--head-dim must be even, found {}; without it, it is --hidden / --heads, {} "
-                      "/ {}",
-                      model.head_dim, model.hidden, model.heads));
-  Validate(options.model);
-  Require(options.model.vocab >= kByteVocab,
-          fmt::format("--vocab must be {} or more (the bytes and the separator), found {}",
-                      kByteVocab, options.model.vocab));
+  if (options.task == Task::kLanguage) {
+    ValidateLanguage(options);
+  } else {
+    ValidateClassify(options);
+  }
 }
 
 std::string ToToml(const TrainOptions& options) {
@@ -197,6 +265,23 @@ std::string ToToml(const TrainOptions& options) {
   number("keep", options.keep);
   number("log-every", options.log_every);
   number("max-seconds", options.max_seconds);
+  if (options.task == Task::kLanguage) return text;
+  const ClassifyOptions& classify = options.classify;
+  name("task", std::string(Name(options.task)));
+  name("network", std::string(Name(classify.network)));
+  name("norm-place", std::string(Name(classify.norm_place)));
+  name("norm-over", std::string(Name(classify.norm_over)));
+  number("positions", classify.positions);
+  number("sublayer-dropout", classify.sublayer_dropout);
+  number("input-dropout", classify.input_dropout);
+  number("head-dropout", classify.head_dropout);
+  number("max-words", classify.rule.max_words);
+  number("keep-last-words", classify.rule.keep_last);
+  number("pad", classify.pad);
+  number("epochs", classify.epochs);
+  number("samples", classify.samples);
+  number("features", classify.features);
+  number("test", classify.test);
   return text;
 }
 

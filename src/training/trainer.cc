@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "core/out_of_memory.h"
+#include "training/classify_data.h"
 #include "training/language_task.h"
 #include "training/rank_trainer.h"
 #include "training/signals.h"
@@ -12,12 +13,17 @@
 namespace ringwise {
 namespace {
 
+std::unique_ptr<TaskData> Open(const TrainOptions& options) {
+  if (options.task == Task::kLanguage) return std::make_unique<LanguageData>(options);
+  return std::make_unique<ClassifyData>(options);
+}
+
 // What the ranks that are threads of one process share.
 class Shared {
  public:
   const TaskData& OpenData(const TrainOptions& options) {
     const std::lock_guard lock(mutex_);
-    if (!data_) data_ = std::make_unique<LanguageData>(options);
+    if (!data_) data_ = Open(options);
     return *data_;
   }
   void CatchSignals() {

@@ -1,0 +1,117 @@
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "formats/file_io.h"
+#include "inference/weights.h"
+#include "ringwise/classify.h"
+#include "ringwise/error.h"
+
+namespace ringwise {
+namespace {
+
+namespace fs = std::filesystem;
+
+using Json = nlohmann::ordered_json;
+
+constexpr const char* kModelType = "ringwise_classifier";
+
+std::string ConfigPath(const std::string& folder) { return folder + "/config.json"; }
+
+Json ReadConfig(const std::string& folder) {
+  std::error_code error;
+  if (!fs::is_directory(folder, error)) throw FileError(folder + ": no such model folder");
+  const Json json = Json::parse(ReadTextFile(ConfigPath(folder)), nullptr, false);
+  if (!json.is_object()) throw FileError(ConfigPath(folder) + ": expected a JSON object");
+  return json;
+}
+
+// The numbers of a configuration by their keys, for reading and writing alike.
+template <class Config, class Visit>
+void VisitNumbers(Config& config, Visit&& visit) {
+  visit("vocab_size", config.vocab);
+  visit("features", config.features);
+  visit("hidden_size", config.hidden);
+  visit("num_hidden_layers", config.layers);
+  visit("num_attention_heads", config.heads);
+  visit("intermediate_size", config.ffn);
+  visit("document_rows", config.document_rows);
+  visit("layer_norm_eps", config.norm_eps);
+  visit("rope_theta", config.rope_theta);
+  visit("hidden_dropout", config.dropout);
+  visit("input_dropout", config.input_dropout);
+  visit("attention_dropout", config.attention_dropout);
+  visit("head_dropout", config.head_dropout);
+}
+
+}  // namespace
+
+bool IsClassifier(const std::string& folder) {
+  const Json json = ReadConfig(folder);
+  const auto type = json.find("model_type");
+  return type != json.end() && *type == kModelType;
+}
+
+ClassifierFolder ReadClassifierFolder(const std::string& folder) {
+  if (!IsClassifier(folder)) {
+    throw FileError(fmt::format("{}: not a classifier: \"model_type\" is not \"{}\"",
+                                ConfigPath(folder), kModelType));
+  }
+  ClassifierFolder about;
+  try {
+    const Json json = ReadConfig(folder);
+    json.at("task").get_to(about.task);
+    json.at("classes").get_to(about.classes);
+    about.config.classes = std::ssize(about.classes);
+    about.config.network = ParseNetwork(json.at("network").get<std::string>());
+    about.config.norm_place = ParseNormPlace(json.at("norm_place").get<std::string>());
+    about.config.norm_over = ParseNormOver(json.at("norm_over").get<std::string>());
+    VisitNumbers(about.config, [&](const char* key, auto& number) { json.at(key).get_to(number); });
+    json.at("max_words").get_to(about.rule.max_words);
+    json.at("keep_last_words").get_to(about.rule.keep_last);
+    Validate(about.config);
+  } catch (const Json::exception& error) {
+    throw FileError(fmt::format("{}: {}", ConfigPath(folder), error.what()));
+  } catch (const UsageError& error) {
+    throw FileError(fmt::format("{}: {}", ConfigPath(folder), error.what()));
+  }
+  if (about.config.vocab > 0) {
+    about.vocabulary = Vocabulary::Read(folder);
+    if (about.vocabulary->size() != about.config.vocab) {
+      throw FileError(fmt::format("{}: vocabulary.txt has {} tokens, config.json says {}", folder,
+                                  about.vocabulary->size(), about.config.vocab));
+    }
+  }
+  return about;
+}
+
+void SaveClassifier(Classifier& model, const ClassifierFolder& about, const std::string& folder) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error) throw FileError(fmt::format("{}: cannot make folder: {}", folder, error.message()));
+  const ClassifierConfig& config = model.config();
+  Json json = {{"model_type", kModelType},
+               {"task", about.task},
+               {"network", Name(config.network)},
+               {"norm_place", Name(config.norm_place)},
+               {"norm_over", Name(config.norm_over)}};
+  VisitNumbers(config, [&](const char* key, const auto& number) { json[key] = number; });
+  json["max_words"] = about.rule.max_words;
+  json["keep_last_words"] = about.rule.keep_last;
+  json["classes"] = about.classes;
+  WriteTextFile(ConfigPath(folder), json.dump(2) + "\n");
+  if (about.vocabulary) about.vocabulary->Write(folder);
+  WriteWeights(model.parameters(), folder);
+  FlushFolder(folder);
+}
+
+std::unique_ptr<Classifier> LoadClassifier(Context& context, const std::string& folder,
+                                           DType compute) {
+  auto model = MakeClassifier(context, ReadClassifierFolder(folder).config, compute);
+  ReadWeights(model->parameters(), folder);
+  model->ParametersChanged();
+  return model;
+}
+
+}  // namespace ringwise
