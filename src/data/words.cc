@@ -15,10 +15,10 @@ unsigned char Byte(char c) { return static_cast<unsigned char>(c); }
 // The lower case of ASCII's letters and digits; 0: neither.
 constexpr std::array<char, 256> kLower = [] {
   std::array<char, 256> lower{};
-  for (char c = '0'; c <= '9'; ++c) lower[static_cast<size_t>(c)] = c;
-  for (char c = 'a'; c <= 'z'; ++c) {
-    lower[static_cast<size_t>(c)] = c;
-    lower[static_cast<size_t>(c - 'a' + 'A')] = c;
+  for (unsigned char c = '0'; c <= '9'; ++c) lower[c] = static_cast<char>(c);
+  for (unsigned char c = 'a'; c <= 'z'; ++c) {
+    constexpr unsigned char kCase = 'a' - 'A';
+    lower[c] = lower[c - kCase] = static_cast<char>(c);
   }
   return lower;
 }();
