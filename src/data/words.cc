@@ -1,6 +1,7 @@
 #include "data/words.h"
 
 #include <algorithm>
+#include <array>
 
 #include "ringwise/documents.h"
 
@@ -11,10 +12,25 @@ constexpr std::string_view kCurlyApostrophe = "\xe2\x80\x99";  // U+2019
 
 unsigned char Byte(char c) { return static_cast<unsigned char>(c); }
 
-// Of a UTF-8 sequence with this first byte; 1 for bytes that start none.
-size_t SequenceBytes(unsigned char first) {
-  if (first < 0xc0) return 1;
-  return first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+// The lower case of ASCII's letters and digits; 0: neither.
+constexpr std::array<char, 256> kLower = [] {
+  std::array<char, 256> lower{};
+  for (unsigned char c = '0'; c <= '9'; ++c) lower[c] = static_cast<char>(c);
+  for (unsigned char c = 'a'; c <= 'z'; ++c) {
+    constexpr unsigned char kCase = 'a' - 'A';
+    lower[c] = lower[c - kCase] = static_cast<char>(c);
+  }
+  return lower;
+}();
+
+// Of the UTF-8 sequence at the start of `text`: its first byte and what continues it. In text that
+// is no UTF-8 too, it holds no character of ASCII but by itself.
+size_t SequenceBytes(std::string_view text) {
+  const unsigned char first = Byte(text[0]);
+  const size_t most = first < 0xc0 ? 1 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+  size_t bytes = 1;
+  while (bytes < std::min(most, text.size()) && (Byte(text[bytes]) & 0xc0) == 0x80) ++bytes;
+  return bytes;
 }
 
 // Amounts as their shape; see the rule.
@@ -35,13 +51,13 @@ void HideAmount(std::string& number) {
 size_t WordReader::LetterBytes(size_t at) const {
   if (at >= text_.size()) return 0;
   const unsigned char c = Byte(text_[at]);
-  if (c < 0x80) return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || Digit(at) ? 1 : 0;
+  if (c < 0x80) return kLower[c] != 0 ? 1 : 0;
   if (c == 0xc2) return 0;                   // U+0080 to U+00BF
   if (c == 0xe2 && at + 1 < text_.size()) {  // U+2000 to U+207F
     const unsigned char second = Byte(text_[at + 1]);
     if (second == 0x80 || second == 0x81) return 0;
   }
-  return std::min(SequenceBytes(c), text_.size() - at);
+  return SequenceBytes(text_.substr(at));
 }
 
 size_t WordReader::ApostropheBytes(size_t at) const {
@@ -60,42 +76,48 @@ size_t WordReader::TagBytes(size_t at) const {
   return name + end + 1 - at;
 }
 
-void WordReader::AppendLower(size_t bytes) {
-  const unsigned char first = Byte(text_[position_]);
-  if (bytes == 1 && first >= 'A' && first <= 'Z') {
-    word_ += static_cast<char>(first | 0x20);
-  } else {
+// From position_ on; whether all are digits.
+bool WordReader::TakeLetters() {
+  bool digits = true;
+  while (position_ < text_.size()) {
+    const char lower = kLower[Byte(text_[position_])];
+    if (lower != 0) {
+      digits = digits && lower <= '9';
+      word_ += lower;
+      ++position_;
+      continue;
+    }
+    const size_t bytes = LetterBytes(position_);
+    if (bytes == 0) break;
+    digits = false;
     word_ += text_.substr(position_, bytes);
-    if (bytes == 2 && first == 0xc3) {  // U+00C0 to U+00FF
+    if (bytes == 2 && Byte(text_[position_]) == 0xc3) {  // U+00C0 to U+00FF
       const unsigned char second = Byte(word_.back());
       const bool upper = second >= 0x80 && second <= 0x9e && second != 0x97;  // not the times sign
       if (upper) word_.back() = static_cast<char>(second + 0x20);
     }
+    position_ += bytes;
   }
-  position_ += bytes;
+  return digits;
 }
 
 void WordReader::TakeWord() {
   bool number = true;
-  size_t bytes = LetterBytes(position_);
   while (true) {
-    number = number && Digit(position_);
-    const bool digit = Digit(position_);
-    AppendLower(bytes);
-    bytes = LetterBytes(position_);
-    if (bytes > 0) continue;
+    number = TakeLetters() && number;
+    if (position_ == text_.size()) break;
+    const char c = text_[position_];
     const size_t apostrophe = ApostropheBytes(position_);
     if (apostrophe > 0 && LetterBytes(position_ + apostrophe) > 0) {
       word_ += '\'';
       position_ += apostrophe;
       number = false;
-    } else if (digit && Digit(position_ + 1) &&
-               (text_[position_] == ',' || text_[position_] == '.' || text_[position_] == '/')) {
-      word_ += text_[position_++];
+    } else if ((c == ',' || c == '.' || c == '/') && Digit(position_ - 1) && Digit(position_ + 1)) {
+      word_ += c;
+      ++position_;
     } else {
       break;
     }
-    bytes = LetterBytes(position_);
   }
   if (number) HideAmount(word_);
 }
@@ -115,7 +137,7 @@ bool WordReader::Next() {
     }
     const size_t tag = TagBytes(position_);
     // Punctuation of several bytes goes as a whole: what follows its first byte is no letter.
-    position_ += tag > 0 ? tag : SequenceBytes(Byte(c));
+    position_ += tag > 0 ? tag : SequenceBytes(text_.substr(position_));
   }
   return false;
 }

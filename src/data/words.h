@@ -1,7 +1,6 @@
 #pragma once
 
-#include <array>
-#include <cstdint>
+#include <cstddef>
 #include <string>
 #include <string_view>
 
@@ -24,7 +23,7 @@ class WordReader {
   size_t ApostropheBytes(size_t at) const;  // of the apostrophe there; 0: none
   size_t TagBytes(size_t at) const;         // of the tag that begins there; 0: none
   void TakeWord();                          // from position_ on, where a letter or digit is
-  void AppendLower(size_t bytes);
+  bool TakeLetters();
 
   std::string_view text_;
   size_t position_ = 0;

@@ -40,6 +40,7 @@ TEST(Words, SurviveBytesThatAreNoUtf8) {
   EXPECT_THAT(SplitWords("ab\xe2"), ElementsAre("ab\xe2"));  // cut in a sequence
   EXPECT_THAT(SplitWords("\xe2\x80"), IsEmpty());
   EXPECT_THAT(SplitWords("\xc2"), IsEmpty());
+  EXPECT_THAT(SplitWords("caf\xe9 OK \xc2OK"), ElementsAre("caf\xe9", "ok", "ok"));  // Latin-1
   EXPECT_THAT(SplitWords("\xff\xf0"), ElementsAre("\xff\xf0"));
   EXPECT_THAT(SplitWords(std::string("a\0b", 3)), ElementsAre("a", "b"));
 }

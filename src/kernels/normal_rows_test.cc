@@ -25,12 +25,12 @@ std::vector<float> Rows(uint64_t seed, int64_t index, const Positions& positions
 }
 
 // How far a float may be from NormalPair in double. u is rounded twice, so ln u may be off by 2
-// epsilon, and radius^2 = -2 ln u by 4 and what the logarithm, of 4 units in the last place,
-// itself errs; where the radius is small, that is a large part of it. Square root, cosine and the
-// products err by a few units in the last place of the result, which is at most the radius.
+// epsilon, and radius^2 = -2 ln u by 4; where the radius is small, that is a large part of it.
+// Relative to the radius: the logarithm's own 2 epsilon are 1 after the root, root and product add
+// half each, t, cosine and sine with the terms their series leave out 2.
 double Bound(double radius) {
   constexpr double kEpsilon = 0x1p-24;
-  return 8 * kEpsilon * radius + std::min(std::sqrt(4 * kEpsilon), 4 * kEpsilon / radius);
+  return 4 * kEpsilon * radius + std::min(std::sqrt(4 * kEpsilon), 4 * kEpsilon / radius);
 }
 
 void CheckAgainstDefinition(uint64_t seed, int64_t index, const PositionRun& run, int64_t width) {
