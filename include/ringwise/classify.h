@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "ringwise/classifier.h"
@@ -91,6 +92,14 @@ class TextDocuments : public DocumentSet {
   Options options_;
 };
 
+// How the folder's classifier reads texts. Throws UsageError if it reads none.
+TextDocuments::Options ReadingOf(const ClassifierFolder& about);
+
+// The data set of a task by its name, "imdb" or "reuters", from the path that its reader takes
+// (ringwise/documents.h), with the split that is the same for all runs. Throws as the reader does;
+// UsageError: another task.
+LabelledTexts ReadTask(std::string_view task, const std::string& path);
+
 // Samples `first` and on of the synthetic task (ringwise/synthetic.h): `length` rows of `width`
 // standard normals; class 1 if their sum is above 0, else class 0.
 class SyntheticDocuments : public DocumentSet {
@@ -110,6 +119,11 @@ class SyntheticDocuments : public DocumentSet {
   int64_t width_;
 };
 
+// `samples` samples for a classifier of features, which no training sees, whatever its seed and
+// `seed` are: those that a run with this seed tests on. Throws UsageError: it reads words, or does
+// not say of how many rows its samples are.
+SyntheticDocuments SyntheticTest(const ClassifierConfig& config, uint64_t seed, int64_t samples);
+
 // What a classifier says of every document of a set, in the set's order.
 struct ClassScores {
   int64_t classes = 0;
@@ -118,6 +132,8 @@ struct ClassScores {
 
   // softmax of a document's logits
   std::vector<double> Probabilities(int64_t document) const;
+  // -ln of the label's probability
+  double CrossEntropy(int64_t document) const;
 };
 
 // The same on every rank: documents go to the data-parallel groups in turn, several at a time.
