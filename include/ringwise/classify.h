@@ -101,7 +101,8 @@ TextDocuments::Options ReadingOf(const ClassifierFolder& about);
 LabelledTexts ReadTask(std::string_view task, const std::string& path);
 
 // Samples `first` and on of the synthetic task (ringwise/synthetic.h): `length` rows of `width`
-// standard normals; class 1 if their sum is above 0, else class 0.
+// standard normals; class 1 if their sum is above 0, else class 0. `count` is the set's size alone:
+// Read makes those that follow too.
 class SyntheticDocuments : public DocumentSet {
  public:
   SyntheticDocuments(uint64_t seed, int64_t first, int64_t count, int64_t length, int64_t width);

@@ -82,7 +82,7 @@ void ClassifyData::MakeSynthetic(const TrainOptions& options) {
   about_.config.document_rows = options.context;
   test_ = std::make_unique<SyntheticDocuments>(
       SyntheticTest(about_.config, options.seed, kTestSamples));
-  words_ = samples * options.context;
+  words_ = options.context;
   shuffles_ = false;
 }
 
