@@ -60,8 +60,9 @@ def command(program, *arguments, ranks=None):
     return ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(ranks), *line]
 
 
-def run(program, *arguments, ranks=None, timeout=300, check=False, env=None, cwd=None):
-    """Runs a built program to its end: .returncode, .stdout, .stderr (text).
+def run(program, *arguments, ranks=None, timeout=300, check=False, env=None, cwd=None, stdin=None):
+    """Runs a built program to its end: .returncode, .stdout, .stderr (text). `stdin` is the text it
+    reads there, nothing by default.
 
     check: fail the test with the program's stderr if it does not exit with 0. After `timeout`
     seconds the whole process group is killed and the test fails.
@@ -69,7 +70,7 @@ def run(program, *arguments, ranks=None, timeout=300, check=False, env=None, cwd
     line = command(program, *arguments, ranks=ranks)
     process = subprocess.Popen(
         line,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -79,7 +80,7 @@ def run(program, *arguments, ranks=None, timeout=300, check=False, env=None, cwd
         start_new_session=True,
     )
     try:
-        stdout, stderr = process.communicate(timeout=timeout)
+        stdout, stderr = process.communicate(stdin, timeout=timeout)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         stdout, stderr = process.communicate()

@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "ringwise/classifier.h"
@@ -91,8 +92,17 @@ class TextDocuments : public DocumentSet {
   Options options_;
 };
 
+// How the folder's classifier reads texts. Throws UsageError if it reads none.
+TextDocuments::Options ReadingOf(const ClassifierFolder& about);
+
+// The data set of a task by its name, "imdb" or "reuters", from the path that its reader takes
+// (ringwise/documents.h), with the split that is the same for all runs. Throws as the reader does;
+// UsageError: another task.
+LabelledTexts ReadTask(std::string_view task, const std::string& path);
+
 // Samples `first` and on of the synthetic task (ringwise/synthetic.h): `length` rows of `width`
-// standard normals; class 1 if their sum is above 0, else class 0.
+// standard normals; class 1 if their sum is above 0, else class 0. `count` is the set's size alone:
+// Read makes those that follow too.
 class SyntheticDocuments : public DocumentSet {
  public:
   SyntheticDocuments(uint64_t seed, int64_t first, int64_t count, int64_t length, int64_t width);
@@ -110,6 +120,11 @@ class SyntheticDocuments : public DocumentSet {
   int64_t width_;
 };
 
+// `samples` samples for a classifier of features, which no training sees, whatever its seed and
+// `seed` are: those that a run with this seed tests on. Throws UsageError: it reads words, or does
+// not say of how many rows its samples are.
+SyntheticDocuments SyntheticTest(const ClassifierConfig& config, uint64_t seed, int64_t samples);
+
 // What a classifier says of every document of a set, in the set's order.
 struct ClassScores {
   int64_t classes = 0;
@@ -118,6 +133,8 @@ struct ClassScores {
 
   // softmax of a document's logits
   std::vector<double> Probabilities(int64_t document) const;
+  // -ln of the label's probability
+  double CrossEntropy(int64_t document) const;
 };
 
 // The same on every rank: documents go to the data-parallel groups in turn, several at a time.

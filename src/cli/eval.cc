@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <cmath>
 #include <cstdio>
+#include <initializer_list>
 #include <memory>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -11,8 +12,10 @@
 #include <vector>
 
 #include "cli/commands.h"
+#include "cli/eval_classifier.h"
 #include "cli/flags.h"
 #include "core/out_of_memory.h"
+#include "ringwise/classify.h"
 #include "ringwise/corpus.h"
 #include "ringwise/error.h"
 #include "ringwise/evaluate.h"
@@ -28,6 +31,8 @@ struct EvalFlags {
   int64_t max_tokens = 0;
   double heldout = 0;
   bool document_mask = false;
+  std::string split = "test";
+  int64_t samples = 4000;  // as many as `train` tests on
   uint64_t seed = 0;
   Layout layout = Layout::kZigzag;
   std::string dtype = "auto";
@@ -49,7 +54,7 @@ void Report(const EvalFlags& flags, int64_t context, const Evaluation& evaluatio
   }
 }
 
-void RunEval(const EvalFlags& flags) {
+void EvalLanguageModel(const EvalFlags& flags) {
   const bool interactive = isatty(fileno(stderr)) != 0;
   std::mutex mutex;
   std::unique_ptr<Corpus> corpus;  // listed once for all ranks of this process
@@ -88,27 +93,59 @@ void RunEval(const EvalFlags& flags) {
   });
 }
 
+void RunEval(const CLI::App& command, const EvalFlags& flags) {
+  const bool classifier = IsClassifier(flags.model);
+  const auto refuse = [&](std::initializer_list<const char*> others) {
+    for (const char* name : others) {
+      if (command.get_option(name)->count() == 0) continue;
+      throw UsageError(fmt::format("{}: {} holds {}", name, flags.model,
+                                   classifier ? "a classifier, the flag is of language models"
+                                              : "a language model, the flag is of classifiers"));
+    }
+  };
+  if (classifier) {
+    refuse({"--context", "--max-tokens", "--heldout", "--document-mask"});
+    EvalClassifier({.model = flags.model,
+                    .data = flags.data,
+                    .split = flags.split,
+                    .samples = flags.samples,
+                    .seed = flags.seed,
+                    .layout = flags.layout,
+                    .dtype = flags.dtype,
+                    .mesh = flags.mesh,
+                    .json = flags.json});
+    return;
+  }
+  refuse({"--split", "--samples"});
+  if (flags.data.empty()) throw UsageError("--data is needed: files or folders of text");
+  EvalLanguageModel(flags);
+}
+
 }  // namespace
 
 void AddEval(CLI::App& app) {
-  CLI::App* command =
-      app.add_subcommand("eval", "Loss and bits per byte of a model on text, at a context length");
+  CLI::App* command = app.add_subcommand(
+      "eval", "How good a model is: loss and bits per byte on text, or a classifier's accuracy");
   const auto flags = std::make_shared<EvalFlags>();
+  command->option_defaults()->group("Model and data");
   command->add_option("--model", flags->model, "Model folder (config.json, model.safetensors)")
       ->type_name("DIR")
       ->required();
   command
       ->add_option("--data", flags->data,
-                   "Text: files, and folders read recursively. All of it is used, unless --heldout")
-      ->type_name("PATH")
-      ->required();
+                   "Text: files, and folders read recursively. All of it is used, unless "
+                   "--heldout. Of a classifier its data set's folder or archive, one path")
+      ->type_name("PATH");
+  AddSeedFlag(*command, flags->seed,
+              "Seed of the split that --heldout repeats, or of fresh samples");
+  AddConfigFlag(*command);
+  command->option_defaults()->group("Language models");
   command
       ->add_option("--heldout", flags->heldout,
                    "Use only this fraction of the documents: those that `train` holds out of the "
                    "same data with the same fraction and seed; 0: all")
       ->capture_default_str()
       ->type_name("FRACTION");
-  AddSeedFlag(*command, flags->seed, "Seed of the split that --heldout repeats");
   AddContextFlag(*command, flags->context,
                  "Tokens a window; a window sees nothing before itself. Default: the longest that "
                  "the model was trained on");
@@ -119,12 +156,26 @@ void AddEval(CLI::App& app) {
       ->check(AtLeastZero());
   command->add_flag("--document-mask", flags->document_mask,
                     "Documents in one window do not see each other, as in `train`");
+  command->option_defaults()->group("Classifiers");
+  command
+      ->add_option("--split", flags->split,
+                   "Documents of the data set: test, or train (those for validation among them)")
+      ->capture_default_str()
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"test", "train"}).description(""));
+  command
+      ->add_option("--samples", flags->samples,
+                   "Fresh samples of the synthetic task, which no training sees")
+      ->capture_default_str()
+      ->type_name("N")
+      ->check(NumberFor(flags->samples))
+      ->check(AboveZero());
+  command->option_defaults()->group("Mesh and computation");
   AddMeshFlags(*command, flags->mesh);
   AddLayoutFlag(*command, flags->layout);
   AddDTypeFlag(*command, flags->dtype);
   AddJsonFlag(*command, flags->json);
-  AddConfigFlag(*command);
-  command->callback([flags] { RunEval(*flags); });
+  command->callback([command, flags] { RunEval(*command, *flags); });
 }
 
 }  // namespace ringwise

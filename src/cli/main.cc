@@ -55,6 +55,7 @@ int Main(int argc, char** argv) {
   AddTrain(app);
   AddEval(app);
   AddGenerate(app);
+  AddPredict(app);
   AddAttention(app);
   AddBench(app);
   AddInfo(app);

@@ -29,6 +29,15 @@ std::vector<double> ClassScores::Probabilities(int64_t document) const {
   return values;
 }
 
+double ClassScores::CrossEntropy(int64_t document) const {
+  const float* const of = logits.data() + document * classes;
+  const double largest = *std::max_element(of, of + classes);
+  double sum = 0;
+  for (int64_t c = 0; c < classes; ++c) sum += std::exp(of[c] - largest);
+  // Not the log of a probability, which may be too small for a double.
+  return std::log(sum) + largest - of[labels[static_cast<size_t>(document)]];
+}
+
 ClassScores Score(Rank& rank, Classifier& model, const DocumentSet& documents, Layout layout,
                   const std::function<void(int64_t done, int64_t in_all)>& progress) {
   const int64_t count = documents.size();
@@ -78,7 +87,7 @@ ClassReport Judge(const ClassScores& scores) {
         static_cast<size_t>(std::max_element(logits, logits + scores.classes) - logits);
     ++report.confusion[label][said];
     correct += said == label ? 1 : 0;
-    report.loss -= std::log(scores.Probabilities(document)[label]);
+    report.loss += scores.CrossEntropy(document);
   }
   if (report.documents > 0) {
     report.loss /= static_cast<double>(report.documents);

@@ -1,7 +1,10 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <set>
+#include <string_view>
 
 #include "formats/file_io.h"
 #include "inference/weights.h"
@@ -20,11 +23,28 @@ constexpr const char* kModelType = "ringwise_classifier";
 std::string ConfigPath(const std::string& folder) { return folder + "/config.json"; }
 
 Json ReadConfig(const std::string& folder) {
-  std::error_code error;
-  if (!fs::is_directory(folder, error)) throw FileError(folder + ": no such model folder");
+  CheckModelFolder(folder);
   const Json json = Json::parse(ReadTextFile(ConfigPath(folder)), nullptr, false);
   if (!json.is_object()) throw FileError(ConfigPath(folder) + ": expected a JSON object");
   return json;
+}
+
+// nlohmann-json would turn any number into any other, and true into 1.
+void ReadNumber(const Json& json, const char* key, int64_t& number) {
+  const Json& value = json.at(key);
+  if (!value.is_number_integer()) {
+    throw UsageError(fmt::format("{} must be a whole number, found {}", key, Quoted(value.dump())));
+  }
+  // Beyond 2^63 none is left negative, which no size may be.
+  number = value.get<int64_t>();
+}
+
+void ReadNumber(const Json& json, const char* key, double& number) {
+  const Json& value = json.at(key);
+  if (!value.is_number()) {
+    throw UsageError(fmt::format("{} must be a number, found {}", key, Quoted(value.dump())));
+  }
+  number = value.get<double>();
 }
 
 // The numbers of a configuration by their keys, for reading and writing alike.
@@ -43,6 +63,19 @@ void VisitNumbers(Config& config, Visit&& visit) {
   visit("input_dropout", config.input_dropout);
   visit("attention_dropout", config.attention_dropout);
   visit("head_dropout", config.head_dropout);
+}
+
+// Names are shown, and stand for the classes.
+void CheckClasses(const std::vector<std::string>& classes) {
+  std::set<std::string_view> known;
+  for (const std::string& name : classes) {
+    const bool shows =
+        std::ranges::none_of(name, [](unsigned char c) { return c < 0x20 || c == 0x7f; });
+    if (name.empty() || !shows || !known.insert(name).second) {
+      throw UsageError(fmt::format(
+          "a class is named {}: names must be printable and differ from each other", Quoted(name)));
+    }
+  }
 }
 
 }  // namespace
@@ -67,10 +100,13 @@ ClassifierFolder ReadClassifierFolder(const std::string& folder) {
     about.config.network = ParseNetwork(json.at("network").get<std::string>());
     about.config.norm_place = ParseNormPlace(json.at("norm_place").get<std::string>());
     about.config.norm_over = ParseNormOver(json.at("norm_over").get<std::string>());
-    VisitNumbers(about.config, [&](const char* key, auto& number) { json.at(key).get_to(number); });
-    json.at("max_words").get_to(about.rule.max_words);
+    VisitNumbers(about.config,
+                 [&](const char* key, auto& number) { ReadNumber(json, key, number); });
+    ReadNumber(json, "max_words", about.rule.max_words);
     json.at("keep_last_words").get_to(about.rule.keep_last);
     Validate(about.config);
+    CheckClasses(about.classes);
+    if (about.rule.max_words < 0) throw UsageError("max_words must be 0 (all) or more");
   } catch (const Json::exception& error) {
     throw FileError(fmt::format("{}: {}", ConfigPath(folder), error.what()));
   } catch (const UsageError& error) {
@@ -108,7 +144,9 @@ void SaveClassifier(Classifier& model, const ClassifierFolder& about, const std:
 
 std::unique_ptr<Classifier> LoadClassifier(Context& context, const std::string& folder,
                                            DType compute) {
-  auto model = MakeClassifier(context, ReadClassifierFolder(folder).config, compute);
+  const ClassifierConfig config = ReadClassifierFolder(folder).config;
+  CheckWeights(config, folder);
+  auto model = MakeClassifier(context, config, compute);
   ReadWeights(model->parameters(), folder);
   model->ParametersChanged();
   return model;

@@ -15,15 +15,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-void CheckModelFolder(const std::string& folder) {
-  std::error_code error;
-  if (!fs::is_directory(folder, error)) throw FileError(folder + ": no such model folder");
-  if (fs::exists(fs::path(folder) / "config.json", error)) return;
-  const fs::path latest = fs::path(folder) / "checkpoints" / "latest";
-  throw FileError(folder + ": not a model folder: no config.json in it" +
-                  (fs::exists(latest, error) ? "; did you mean " + latest.string() + "?" : ""));
-}
-
 void CheckSameShapes(const ModelConfig& model, const ModelConfig& stored,
                      const std::string& folder) {
   const struct {

@@ -11,10 +11,12 @@
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string_view>
+#include <system_error>
 
 #include "formats/file_io.h"
 #include "ringwise/error.h"
 #include "ringwise/safetensors.h"
+#include "transformer/classifier_parameters.h"
 #include "transformer/parameters.h"
 
 namespace ringwise {
@@ -99,6 +101,35 @@ void CheckShape(const std::string& name, const Shape& shape, const std::vector<i
                               Quoted(name), Shown(stored), Shown(expected)));
 }
 
+// The names and shapes of a folder's weights.
+class StoredWeights {
+ public:
+  explicit StoredWeights(const std::string& folder) : folder_(folder) {
+    for (const std::string& path : WeightFiles(folder)) {
+      const SafetensorsFile file(path);
+      for (const auto& [name, entry] : file.entries()) weights_[name] = {path, entry.shape};
+    }
+  }
+
+  // Throws FileError: missing, or of another shape.
+  void Require(const std::string& name, const Shape& shape) const {
+    const auto found = weights_.find(name);
+    if (found == weights_.end()) {
+      throw FileError(fmt::format("{}: tensor {} is missing: the configuration needs it as {}",
+                                  folder_, Quoted(name), shape.ToString()));
+    }
+    CheckShape(name, shape, found->second.shape, found->second.path);
+  }
+
+ private:
+  struct Weight {
+    std::string path;
+    std::vector<int64_t> shape;
+  };
+  std::string folder_;
+  std::map<std::string, Weight> weights_;
+};
+
 void ReadOne(Parameter& parameter, const SafetensorsEntry& entry, const std::string& path) {
   CheckShape(parameter.name, parameter.value.shape(), entry.shape, path);
   float* values = parameter.value.data<float>();
@@ -131,24 +162,25 @@ void WriteWeights(const std::vector<Parameter>& parameters, const std::string& f
   WriteSafetensors(fmt::format("{}/{}", folder, kWeights), tensors, {{"format", "pt"}});
 }
 
+void CheckModelFolder(const std::string& folder) {
+  std::error_code error;
+  if (!fs::is_directory(folder, error)) throw FileError(folder + ": no such model folder");
+  if (fs::exists(fs::path(folder) / "config.json", error)) return;
+  const fs::path latest = fs::path(folder) / "checkpoints" / "latest";
+  throw FileError(folder + ": not a model folder: no config.json in it" +
+                  (fs::exists(latest, error) ? "; did you mean " + latest.string() + "?" : ""));
+}
+
 void CheckWeights(const ModelConfig& config, const std::string& folder) {
-  struct Stored {
-    std::string path;
-    std::vector<int64_t> shape;
-  };
-  std::map<std::string, Stored> stored;
-  for (const std::string& path : WeightFiles(folder)) {
-    const SafetensorsFile file(path);
-    for (const auto& [name, entry] : file.entries()) stored[name] = {path, entry.shape};
-  }
-  VisitParameters(config, [&](const std::string& name, const Shape& shape) {
-    const auto found = stored.find(name);
-    if (found == stored.end()) {
-      throw FileError(fmt::format("{}: tensor {} is missing: the configuration needs it as {}",
-                                  folder, Quoted(name), shape.ToString()));
-    }
-    CheckShape(name, shape, found->second.shape, found->second.path);
-  });
+  const StoredWeights stored(folder);
+  VisitParameters(
+      config, [&](const std::string& name, const Shape& shape) { stored.Require(name, shape); });
+}
+
+void CheckWeights(const ClassifierConfig& config, const std::string& folder) {
+  const StoredWeights stored(folder);
+  VisitClassifierParameters(config, [&](const std::string& name, const Shape& shape,
+                                        bool /*decays*/) { stored.Require(name, shape); });
 }
 
 void ReadWeights(std::vector<Parameter>& parameters, const std::string& folder) {

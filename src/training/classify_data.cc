@@ -17,7 +17,6 @@ namespace {
 // Names the uses of randomness here, so that they do not repeat those of others.
 constexpr uint64_t kSplitStream = 0x73706c6974000000;
 constexpr uint64_t kTrainStream = 0x747261696e000000;
-constexpr uint64_t kTestStream = 0x7465737400000000;
 constexpr uint64_t kValidationStream = 0x76616c6964000000;
 
 constexpr int64_t kTestSamples = 4000;        // synthetic
@@ -40,14 +39,6 @@ ClassifierConfig ConfigOf(const TrainOptions& options) {
     config.head_dropout = classify.head_dropout;
   }
   return config;
-}
-
-// The test's split is the data set's own and the same for every run.
-constexpr uint64_t kReutersSplit = 0;
-
-LabelledTexts ReadTask(const TrainOptions& options) {
-  const std::string& path = options.data.front();
-  return options.task == Task::kImdb ? ReadImdb(path) : ReadReuters(path, kReutersSplit);
 }
 
 // Takes a share of the training documents away, chosen by the seed.
@@ -86,16 +77,17 @@ void ClassifyData::MakeSynthetic(const TrainOptions& options) {
       std::ceil(options.classify.epochs * static_cast<double>(options.classify.samples)));
   train_ = make(kTrainStream, samples);
   validation_ = make(kValidationStream, options.heldout_fraction > 0 ? kValidationSamples : 0);
-  test_ = make(kTestStream, kTestSamples);
   about_.classes = {"sum at most 0", "sum above 0"};
   about_.config.features = options.classify.features;
   about_.config.document_rows = options.context;
-  words_ = samples * options.context;
+  test_ = std::make_unique<SyntheticDocuments>(
+      SyntheticTest(about_.config, options.seed, kTestSamples));
+  words_ = options.context;
   shuffles_ = false;
 }
 
 void ClassifyData::ReadTexts(const TrainOptions& options) {
-  LabelledTexts texts = ReadTask(options);
+  LabelledTexts texts = ReadTask(about_.task, options.data.front());
   fingerprint_ = Fingerprint(texts);
   const std::vector<LabelledText> validation =
       TakeValidation(texts, options.heldout_fraction, options.seed);
@@ -103,9 +95,7 @@ void ClassifyData::ReadTexts(const TrainOptions& options) {
   about_.vocabulary.emplace(texts.train, options.model.vocab);
   about_.config.vocab = about_.vocabulary->size();
   about_.classes = texts.classes;
-  TextDocuments::Options how{.rule = about_.rule,
-                             .words_once = options.classify.network == Network::kWordsSeen,
-                             .pad_to = 0};
+  TextDocuments::Options how = ReadingOf(about_);
   const auto make = [&](const std::vector<LabelledText>& some) {
     return std::make_unique<TextDocuments>(some, *about_.vocabulary, how);
   };

@@ -27,7 +27,9 @@ class ClassifyData final : public TaskData {
   const DocumentSet& train() const { return *train_; }
   const DocumentSet& validation() const { return *validation_; }
   const DocumentSet& test() const { return *test_; }
-  int64_t words() const { return words_; }  // to train on; of synthetic samples, rows
+  int64_t words() const { return words_; }  // to train on; the rows of one synthetic sample
+  // Every epoch in another order. Synthetic samples come in any order already, `train` has those of
+  // all epochs, and more follow: none comes twice.
   bool shuffles() const { return shuffles_; }
   uint64_t fingerprint() const { return fingerprint_; }
 
@@ -40,7 +42,7 @@ class ClassifyData final : public TaskData {
   std::unique_ptr<DocumentSet> validation_;
   std::unique_ptr<DocumentSet> test_;
   int64_t words_ = 0;
-  bool shuffles_ = true;  // synthetic samples come in any order already
+  bool shuffles_ = true;
   uint64_t fingerprint_ = 0;
 };
 

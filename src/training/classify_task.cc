@@ -73,7 +73,7 @@ std::vector<std::string> ClassifyTask::Describe() {
                       "validation, {} for the test",
                       data_.about().task, config.classes, data_.train().size(),
                       static_cast<double>(data_.words()) /
-                          static_cast<double>(std::max<int64_t>(1, data_.train().size())),
+                          static_cast<double>(data_.shuffles() ? data_.train().size() : 1),
                       config.vocab > 0 ? "words" : "rows", data_.validation().size(),
                       data_.test().size()),
           model};
@@ -87,13 +87,19 @@ void ClassifyTask::ZeroGradients() {
 
 std::vector<int64_t> ClassifyTask::DocumentsOfStep(int64_t drawn) {
   const int64_t size = data_.train().size();
+  if (!data_.shuffles()) {  // one after another; past the epochs where --steps says so
+    const int64_t left = options_.steps > 0 ? DocumentsAStep() : size - drawn;
+    std::vector<int64_t> samples(static_cast<size_t>(std::min(DocumentsAStep(), left)));
+    std::iota(samples.begin(), samples.end(), drawn);
+    return samples;
+  }
   const int64_t epoch = drawn / size;
   if (epoch != epoch_) {
     epoch_ = epoch;
     order_.resize(static_cast<size_t>(size));
     std::iota(order_.begin(), order_.end(), 0);
     Random random(options_.seed, kOrderStream + static_cast<uint64_t>(epoch));
-    for (size_t i = order_.size(); data_.shuffles() && i > 1; --i) {
+    for (size_t i = order_.size(); i > 1; --i) {
       std::swap(order_[i - 1], order_[random.Below(i)]);
     }
   }

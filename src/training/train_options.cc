@@ -80,13 +80,18 @@ void ValidateClassify(const TrainOptions& options) {
               options.model.kv_heads == options.model.heads,
           "--init, --context-schedule, --document-mask, --order-two, --window, --tied-embeddings "
           "and --kv-heads are of --task language alone");
-  Require(classify.epochs > 0 && std::isfinite(classify.epochs),
-          fmt::format("--epochs must be above 0, found {}", classify.epochs));
+  constexpr double kMostEpochs = 1e6;
+  constexpr int64_t kMostSamples = 1'000'000'000;
+  Require(classify.epochs > 0 && classify.epochs <= kMostEpochs,
+          fmt::format("--epochs must be above 0 and at most {:.0f}, found {}", kMostEpochs,
+                      classify.epochs));
   RequireProbability("sublayer-dropout", classify.sublayer_dropout);
   RequireProbability("input-dropout", classify.input_dropout);
   RequireProbability("head-dropout", classify.head_dropout);
   RequireAtLeast<int64_t>("max-words", classify.rule.max_words, 0);
   RequireAtLeast<int64_t>("samples", classify.samples, 1);
+  Require(classify.samples <= kMostSamples,
+          fmt::format("--samples must be at most {}, found {}", kMostSamples, classify.samples));
   RequireAtLeast<int64_t>("features", classify.features, 1);
   RequireAtLeast<int64_t>("vocab", options.model.vocab, 3);
   Require(synthetic || classify.norm_over == NormOver::kWidth,

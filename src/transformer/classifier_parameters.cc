@@ -26,47 +26,52 @@ bool IsWordTable(const Parameter& parameter) {
 
 }  // namespace
 
-std::vector<Parameter> MakeClassifierParameters(MemoryMeter& meter,
-                                                const ClassifierConfig& config) {
-  std::vector<Parameter> parameters;
-  const auto add = [&](const std::string& name, const Shape& shape, bool decays) {
-    parameters.push_back({name, Tensor(meter, MemoryCategory::kParameters, DType::kF32, shape),
-                          Tensor(meter, MemoryCategory::kGradients, DType::kF32, shape), decays});
-  };
-  const auto add_linear = [&](const std::string& name, int64_t out, int64_t in) {
-    add(name + ".weight", {out, in}, true);
-    add(name + ".bias", {out}, false);
+void VisitClassifierParameters(
+    const ClassifierConfig& config,
+    const std::function<void(const std::string& name, const Shape& shape, bool decays)>& visit) {
+  const auto visit_linear = [&](const std::string& name, int64_t out, int64_t in) {
+    visit(name + ".weight", {out, in}, true);
+    visit(name + ".bias", {out}, false);
   };
   const int64_t hidden = config.hidden;
   const Shape norm =
       config.norm_over == NormOver::kDocument ? Shape{config.document_rows, hidden} : Shape{hidden};
-  const auto add_norm = [&](const std::string& name) {
-    add(name + ".weight", norm, false);
-    add(name + ".bias", norm, false);
+  const auto visit_norm = [&](const std::string& name) {
+    visit(name + ".weight", norm, false);
+    visit(name + ".bias", norm, false);
   };
   if (config.network == Network::kWordsSeen) {
-    add("words.weight", {config.vocab, hidden}, true);
-    add("words.bias", {hidden}, false);
-    add_linear("second", hidden, hidden);
+    visit("words.weight", {config.vocab, hidden}, true);
+    visit("words.bias", {hidden}, false);
+    visit_linear("second", hidden, hidden);
   } else {
     if (config.vocab > 0) {
-      add("embedding.weight", {config.vocab, hidden}, true);
+      visit("embedding.weight", {config.vocab, hidden}, true);
     } else if (config.features != hidden) {
-      add_linear("input", hidden, config.features);
+      visit_linear("input", hidden, config.features);
     }
     for (int64_t layer = 0; layer < config.layers; ++layer) {
       const std::string prefix = fmt::format("encoder.layers.{}.", layer);
-      add(prefix + "self_attn.in_proj_weight", {3 * hidden, hidden}, true);
-      add(prefix + "self_attn.in_proj_bias", {3 * hidden}, false);
-      add_linear(prefix + "self_attn.out_proj", hidden, hidden);
-      add_linear(prefix + "linear1", config.ffn, hidden);
-      add_linear(prefix + "linear2", hidden, config.ffn);
-      add_norm(prefix + "norm1");
-      add_norm(prefix + "norm2");
+      visit(prefix + "self_attn.in_proj_weight", {3 * hidden, hidden}, true);
+      visit(prefix + "self_attn.in_proj_bias", {3 * hidden}, false);
+      visit_linear(prefix + "self_attn.out_proj", hidden, hidden);
+      visit_linear(prefix + "linear1", config.ffn, hidden);
+      visit_linear(prefix + "linear2", hidden, config.ffn);
+      visit_norm(prefix + "norm1");
+      visit_norm(prefix + "norm2");
     }
-    if (config.norm_place == NormPlace::kBefore) add_norm("encoder.norm");
+    if (config.norm_place == NormPlace::kBefore) visit_norm("encoder.norm");
   }
-  add_linear("head", config.classes, hidden);
+  visit_linear("head", config.classes, hidden);
+}
+
+std::vector<Parameter> MakeClassifierParameters(MemoryMeter& meter,
+                                                const ClassifierConfig& config) {
+  std::vector<Parameter> parameters;
+  VisitClassifierParameters(config, [&](const std::string& name, const Shape& shape, bool decays) {
+    parameters.push_back({name, Tensor(meter, MemoryCategory::kParameters, DType::kF32, shape),
+                          Tensor(meter, MemoryCategory::kGradients, DType::kF32, shape), decays});
+  });
   return parameters;
 }
 

@@ -1,13 +1,21 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <string>
 #include <vector>
 
 #include "ringwise/classifier.h"
 
 namespace ringwise {
 
-// The parameters of a classifier of these shapes, in the order of its files; contents undefined.
+// Calls `visit` with every parameter's name and shape, in the order of its files, making none, and
+// whether weight decay applies to it.
+void VisitClassifierParameters(
+    const ClassifierConfig& config,
+    const std::function<void(const std::string& name, const Shape& shape, bool decays)>& visit);
+
+// The parameters of a classifier of these shapes, in that order; contents undefined.
 std::vector<Parameter> MakeClassifierParameters(MemoryMeter& meter, const ClassifierConfig& config);
 
 // Matrices [out, in] normal with variance 2 / (in + out) (Glorot and Bengio 2010), word tables with
