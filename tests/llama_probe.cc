@@ -6,9 +6,11 @@
 #include <cstdio>
 #include <cstring>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "probe_tensors.h"
 #include "ringwise/error.h"
 #include "ringwise/launch.h"
 #include "ringwise/layout.h"
@@ -26,25 +28,14 @@ Recompute ParseRecompute(const std::string& name) {
   throw UsageError("recompute must be none, attention or block, found " + name);
 }
 
-std::vector<int32_t> Integers(const SafetensorsEntry& entry) {
-  std::vector<int32_t> values(entry.bytes.size() / sizeof(int32_t));
-  std::memcpy(values.data(), entry.bytes.data(), entry.bytes.size());
-  return values;
-}
-
-NamedBytes Named(const std::string& name, std::vector<int64_t> shape,
-                 const std::vector<float>& values) {
-  return {name, {"F32", std::move(shape), std::as_bytes(std::span(values))}};
-}
-
 int Main(const std::vector<std::string>& args) {
   if (args.size() != 8) {
     throw UsageError("usage: llama_probe MODEL INPUTS OUT RING LAYOUT RECOMPUTE DTYPE THREADS");
   }
   const SafetensorsFile inputs(args[1]);
   const SafetensorsEntry& entry = inputs.at("tokens");
-  const std::vector<int32_t> tokens = Integers(entry);
-  const std::vector<int32_t> targets = Integers(inputs.at("targets"));
+  const std::vector<int32_t> tokens = Elements<int32_t>(entry);
+  const std::vector<int32_t> targets = Elements<int32_t>(inputs.at("targets"));
   const int64_t batch = entry.shape.at(0);
   const int64_t seq = entry.shape.at(1);
   int64_t counted = 0;
@@ -58,9 +49,7 @@ int Main(const std::vector<std::string>& args) {
   double nats = 0;
   std::vector<float> logits;
   int64_t vocab = 0;
-  std::vector<std::string> names;
-  std::vector<std::vector<int64_t>> shapes;
-  std::vector<std::vector<float>> gradients;
+  std::optional<GradientCopies> gradients;
 
   Launch({.ring = ring, .data_parallel = 1, .threads = std::stoi(args[7])}, [&](Rank& rank) {
     const std::unique_ptr<Llama> model = LoadModel(rank.context, args[0], dtype);
@@ -100,24 +89,13 @@ int Main(const std::vector<std::string>& args) {
       std::memcpy(&logits[place * vocab], my_logits.data<float>() + row * vocab,
                   static_cast<size_t>(vocab) * sizeof(float));
     }
-    if (rank.ring.rank() != 0) return;
-    for (const Parameter& parameter : model->parameters()) {
-      const float* values = parameter.gradient.data<float>();
-      names.push_back(parameter.name);
-      gradients.emplace_back(values, values + parameter.gradient.elements());
-      std::vector<int64_t>& shape = shapes.emplace_back();
-      for (int axis = 0; axis < parameter.value.shape().rank(); ++axis) {
-        shape.push_back(parameter.value.shape()[axis]);
-      }
-    }
+    if (rank.ring.rank() == 0) gradients.emplace(model->parameters());
   });
 
   const std::vector<float> loss = {static_cast<float>(nats / static_cast<double>(counted))};
   std::vector<NamedBytes> tensors = {Named("loss", {1}, loss),
                                      Named("logits", {batch, seq, vocab}, logits)};
-  for (size_t i = 0; i < names.size(); ++i) {
-    tensors.push_back(Named(names[i], shapes[i], gradients[i]));
-  }
+  gradients->AppendTo(tensors);
   WriteSafetensors(args[2], tensors);
   return 0;
 }

@@ -6,57 +6,19 @@
 #include <vector>
 
 #include "kernels/cross_entropy.h"
+#include "kernels/layer_kernels_fixture.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rotary.h"
 #include "kernels/swiglu.h"
 #include "ringwise/error.h"
-#include "ringwise/random.h"
 
 namespace ringwise {
 namespace {
-
-constexpr int64_t kWidths[] = {1, 2, 7, 16, 33, 128, 257};
-constexpr int64_t kRows = 5;
-
-class LayerKernels : public testing::TestWithParam<DType> {
- protected:
-  // A view whose rows are 3 elements further apart than they are wide.
-  TensorView Random2D(int64_t rows, int64_t width, float scale) {
-    tensors_.emplace_back(meter_, MemoryCategory::kWorkspace, GetParam(), Shape{rows, width + 3});
-    TensorView view = tensors_.back().view();
-    for (int64_t row = 0; row < rows; ++row) {
-      for (int64_t j = 0; j < width + 3; ++j) Set(view, row, j, scale * random_.Normal());
-    }
-    return view.Slice(1, 0, width);
-  }
-  static double Get(const ConstTensorView& view, int64_t row, int64_t j) {
-    return view.dtype == DType::kF32 ? *view.at<float>(row, j)
-                                     : static_cast<float>(*view.at<bf16>(row, j));
-  }
-  static void Set(TensorView view, int64_t row, int64_t j, float value) {
-    if (view.dtype == DType::kF32) {
-      *view.at<float>(row, j) = value;
-    } else {
-      *view.at<bf16>(row, j) = bf16(value);
-    }
-  }
-  // Half a unit in the last place of the storage type, and a few of f32 for the arithmetic.
-  double Tolerance(double magnitude) const {
-    return magnitude * (GetParam() == DType::kF32 ? 2e-6 : 0x1p-8);
-  }
-
-  MemoryMeter meter_;
-  ThreadTeam team_{3};
-  Context context_{team_, meter_};
-  Random random_{11, 0};
-  std::vector<Tensor> tensors_;
-};
 
 INSTANTIATE_TEST_SUITE_P(Types, LayerKernels, testing::Values(DType::kF32, DType::kBF16),
                          [](const auto& type) { return std::string(Name(type.param)); });
 
 TEST_P(LayerKernels, RmsNorm) {
-  tensors_.reserve(100);
   for (const int64_t width : kWidths) {
     const TensorView x = Random2D(kRows, width, 1.0f);
     const TensorView dy = Random2D(kRows, width, 1.0f);
@@ -100,7 +62,6 @@ TEST_P(LayerKernels, RmsNorm) {
 }
 
 TEST_P(LayerKernels, RotaryTurnsPairsByTheirPositionAndBack) {
-  tensors_.reserve(100);
   const Positions positions = {{1000003, 2, 1}, {5, 0, 1}, {7, 3, 4}};
   for (const int64_t head_dim : {2, 6, 64, 80}) {
     constexpr double kTheta = 500000;
@@ -141,7 +102,6 @@ TEST_P(LayerKernels, RotaryTurnsPairsByTheirPositionAndBack) {
 }
 
 TEST_P(LayerKernels, SwiGlu) {
-  tensors_.reserve(100);
   for (const int64_t ffn : kWidths) {
     const TensorView gate_up = Random2D(kRows, 2 * ffn, 3.0f);
     const TensorView hidden = Random2D(kRows, ffn, 1.0f);
