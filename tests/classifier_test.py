@@ -17,7 +17,7 @@ SEED = 20261
 BOUND = 1e-4
 CLASSES = 5
 
-ENCODER = dict(network="encoder", norm_place="after", norm_over="width", vocab_size=61, features=0,
+ENCODER = dict(network="encoder", norm_place="after", norm_over="width", vocab_size=61, word_pairs=0, features=0,
                hidden_size=48, num_hidden_layers=3, num_attention_heads=6, intermediate_size=77,
                document_rows=0, layer_norm_eps=1e-5)
 # 0 words: all of its rows.

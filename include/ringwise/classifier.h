@@ -42,10 +42,11 @@ NormOver ParseNormOver(std::string_view name);
 // Shapes and constants of a classifier: config.json of its folder.
 struct ClassifierConfig {
   Network network = Network::kEncoder;
-  int64_t classes = 0;   // at least 2
-  int64_t vocab = 0;     // tokens; token 0 is padding. 0: documents are rows of features
-  int64_t features = 0;  // of an input row where there are no tokens
-  int64_t hidden = 0;    // width; of both hidden layers of kWordsSeen
+  int64_t classes = 0;     // at least 2
+  int64_t vocab = 0;       // tokens; token 0 is padding. 0: documents are rows of features
+  int64_t word_pairs = 0;  // rows that pairs of neighbouring words share by their hash; 0: none
+  int64_t features = 0;    // of an input row where there are no tokens
+  int64_t hidden = 0;      // width; of both hidden layers of kWordsSeen
   // Of an encoder alone:
   int64_t layers = 0;
   int64_t heads = 0;  // divides hidden; hidden / heads is even, at most 256
@@ -81,6 +82,8 @@ struct DocumentBatch {
   std::vector<Positions> positions;       // of every rank of the ring
   std::span<const int32_t> tokens;        // of this rank's rows; or
   ConstTensorView features;               // [this rank's rows, features] f32
+  std::span<const int32_t> pairs = {};    // beside tokens, if the config has word pairs: of each
+                                          // row and the one before; negative: none
   std::span<const int32_t> labels;        // of each document
   uint64_t dropout_seed = 0;              // of the pass, in training
 };
@@ -94,8 +97,8 @@ struct ClassSum {
 // A network that gives documents classes. Computes in `compute` with f32 master weights; every rank
 // holds all weights.
 //
-// Encoder: embedding (or a projection of the features, where they are not `hidden` wide already),
-// then layers of
+// Encoder: embedding of words, and of pairs of neighbours if there are any (or a projection of the
+// features, where they are not `hidden` wide already), then layers of
 //   after:  u = N_1(x + drop(A(x)));            y = N_2(u + drop(F(u)))
 //   before: u = x + drop(A(N_1(x)));            y = u + drop(F(N_2(u))), and one more N at the end
 // with A attention within the document around the ring, F(u) = relu(u W_1^T + b_1) W_2^T + b_2, N

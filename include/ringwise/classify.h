@@ -51,6 +51,7 @@ class DocumentSet {
   // What a batch's spans refer to.
   struct Rows {
     std::vector<int32_t> tokens;
+    std::vector<int32_t> pairs;
     std::vector<float> features;
     std::vector<int32_t> labels;
   };
@@ -70,6 +71,7 @@ class TextDocuments : public DocumentSet {
   struct Options {
     TextRule rule;
     bool words_once = false;  // a word's later occurrences in a document become padding
+    int64_t word_pairs = 0;   // rows that pairs of neighbouring words share by their hash; 0: none
     int64_t pad_to = 0;       // rows of every document, at least; 0: none are added
   };
   // A text without a word becomes one unknown word.

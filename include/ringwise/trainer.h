@@ -49,6 +49,7 @@ struct ClassifyOptions {
   NormPlace norm_place = NormPlace::kAfter;
   NormOver norm_over = NormOver::kWidth;
   bool positions = false;       // rotary embedding
+  int64_t word_pairs = 0;       // see ClassifierConfig
   double sublayer_dropout = 0;  // of what attention and feed-forward add
   double input_dropout = 0;     // of the embedded words
   double head_dropout = 0;      // of the mean over a document

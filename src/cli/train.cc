@@ -128,6 +128,9 @@ void AddClassifyFlags(CLI::App& command, TrainOptions& options) {
   choice("--norm-over", ParseNormOver, classify.norm_over,
          "What they normalise: width (of each position), or document (--task synthetic)");
   command.add_flag("--positions", classify.positions, "Rotary embedding; else words have no order");
+  Flag(command, "--word-pairs", classify.word_pairs,
+       "Embeddings of pairs of neighbouring words, which share so many rows by their hash; 0: none",
+       "N");
   Flag(command, "--sublayer-dropout", classify.sublayer_dropout,
        "Share dropped in training of what attention and feed-forward add, in [0, 1)", "P");
   Flag(command, "--input-dropout", classify.input_dropout, "The same of the embedded words", "P");

@@ -51,6 +51,7 @@ void ReadNumber(const Json& json, const char* key, double& number) {
 template <class Config, class Visit>
 void VisitNumbers(Config& config, Visit&& visit) {
   visit("vocab_size", config.vocab);
+  visit("word_pairs", config.word_pairs);
   visit("features", config.features);
   visit("hidden_size", config.hidden);
   visit("num_hidden_layers", config.layers);

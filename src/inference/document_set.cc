@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "ringwise/classify.h"
+#include "ringwise/random.h"
 #include "ringwise/synthetic.h"
 
 namespace ringwise {
@@ -34,6 +35,13 @@ void ForEachStretch(const DocumentBatch& batch, int rank, Body&& body) {
       }
     }
   }
+}
+
+// Which of `rows` a pair of neighbouring words has. Models on disk depend on it.
+int32_t PairRow(int32_t before, int32_t word, int64_t rows) {
+  return static_cast<int32_t>(
+      DeriveSeed(static_cast<uint64_t>(before), static_cast<uint64_t>(word)) %
+      static_cast<uint64_t>(rows));
 }
 
 }  // namespace
@@ -88,12 +96,20 @@ DocumentBatch TextDocuments::Read(Context& /*context*/, Communicator& ring, Layo
   ForEachStretch(batch, ring.rank(), [&](size_t d, const PositionRun& words) {
     const Document& source = documents_[static_cast<size_t>(documents[d])];
     for (int64_t i = 0; i < words.count; ++i) {
-      rows.tokens.push_back(words[i] < std::ssize(source.tokens)
-                                ? source.tokens[static_cast<size_t>(words[i])]
-                                : Vocabulary::kPadding);
+      const int64_t word = words[i];
+      const bool padding = word >= std::ssize(source.tokens);
+      const int32_t token =
+          padding ? Vocabulary::kPadding : source.tokens[static_cast<size_t>(word)];
+      rows.tokens.push_back(token);
+      if (options_.word_pairs == 0) continue;
+      rows.pairs.push_back(
+          padding || word == 0
+              ? -1
+              : PairRow(source.tokens[static_cast<size_t>(word - 1)], token, options_.word_pairs));
     }
   });
   batch.tokens = rows.tokens;
+  batch.pairs = rows.pairs;
   batch.labels = rows.labels;
   return batch;
 }

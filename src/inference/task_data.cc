@@ -25,8 +25,10 @@ TextDocuments::Options ReadingOf(const ClassifierFolder& about) {
   if (!about.vocabulary) {
     throw UsageError(fmt::format("a classifier of task {} reads no text", about.task));
   }
-  return {
-      .rule = about.rule, .words_once = about.config.network == Network::kWordsSeen, .pad_to = 0};
+  return {.rule = about.rule,
+          .words_once = about.config.network == Network::kWordsSeen,
+          .word_pairs = about.config.word_pairs,
+          .pad_to = 0};
 }
 
 SyntheticDocuments SyntheticTest(const ClassifierConfig& config, uint64_t seed, int64_t samples) {

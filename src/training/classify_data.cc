@@ -32,6 +32,7 @@ ClassifierConfig ConfigOf(const TrainOptions& options) {
     config.ffn = options.model.ffn;
     config.norm_place = classify.norm_place;
     config.norm_over = classify.norm_over;
+    config.word_pairs = classify.word_pairs;
     config.rope_theta = classify.positions ? kRopeTheta : 0;
     config.dropout = classify.sublayer_dropout;
     config.input_dropout = classify.input_dropout;

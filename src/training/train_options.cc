@@ -88,6 +88,7 @@ void ValidateClassify(const TrainOptions& options) {
   RequireProbability("sublayer-dropout", classify.sublayer_dropout);
   RequireProbability("input-dropout", classify.input_dropout);
   RequireProbability("head-dropout", classify.head_dropout);
+  RequireAtLeast<int64_t>("word-pairs", classify.word_pairs, 0);
   RequireAtLeast<int64_t>("max-words", classify.rule.max_words, 0);
   RequireAtLeast<int64_t>("samples", classify.samples, 1);
   Require(classify.samples <= kMostSamples,
@@ -277,6 +278,7 @@ std::string ToToml(const TrainOptions& options) {
   name("norm-place", std::string(Name(classify.norm_place)));
   name("norm-over", std::string(Name(classify.norm_over)));
   number("positions", classify.positions);
+  number("word-pairs", classify.word_pairs);
   number("sublayer-dropout", classify.sublayer_dropout);
   number("input-dropout", classify.input_dropout);
   number("head-dropout", classify.head_dropout);

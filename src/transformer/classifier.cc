@@ -92,6 +92,10 @@ void Validate(const ClassifierConfig& config) {
   RequireSize("hidden", config.hidden, 1);
   RequireSize("vocab", config.vocab, config.network == Network::kWordsSeen ? 1 : 0);
   RequireSize("features", config.features, config.vocab > 0 ? 0 : 1);
+  RequireSize("word_pairs", config.word_pairs, 0);
+  if (config.word_pairs > 0 && (config.vocab == 0 || config.network == Network::kWordsSeen)) {
+    throw UsageError("word_pairs needs an encoder of words");
+  }
   RequireProbability("dropout", config.dropout);
   RequireProbability("input_dropout", config.input_dropout);
   RequireProbability("attention_dropout", config.attention_dropout);

@@ -21,7 +21,8 @@ bool IsGain(const Parameter& parameter) {
 }
 
 bool IsWordTable(const Parameter& parameter) {
-  return parameter.name == "embedding.weight" || parameter.name == "words.weight";
+  return parameter.name == "embedding.weight" || parameter.name == "words.weight" ||
+         parameter.name == "pairs.weight";
 }
 
 }  // namespace
@@ -47,6 +48,7 @@ void VisitClassifierParameters(
   } else {
     if (config.vocab > 0) {
       visit("embedding.weight", {config.vocab, hidden}, true);
+      if (config.word_pairs > 0) visit("pairs.weight", {config.word_pairs, hidden}, true);
     } else if (config.features != hidden) {
       visit_linear("input", hidden, config.features);
     }
@@ -95,14 +97,14 @@ void InitializeClassifier(Context& context, std::vector<Parameter>& parameters, 
   });
 }
 
-void CheckTokens(const DocumentBatch& batch, int64_t rows, int64_t vocab) {
-  if (static_cast<int64_t>(batch.tokens.size()) != rows) {
-    throw ShapeError(fmt::format("a batch of {} rows here needs as many tokens, found {}", rows,
-                                 batch.tokens.size()));
+void CheckTokens(std::span<const int32_t> tokens, int64_t rows, int64_t vocab, int32_t least) {
+  if (std::ssize(tokens) != rows) {
+    throw ShapeError(
+        fmt::format("a batch of {} rows here needs as many tokens, found {}", rows, tokens.size()));
   }
-  for (const int32_t token : batch.tokens) {
-    if (token < 0 || token >= vocab) {
-      throw UsageError(fmt::format("a token must be in [0, {}), found {}", vocab, token));
+  for (const int32_t token : tokens) {
+    if (token < least || token >= vocab) {
+      throw UsageError(fmt::format("a token must be in [{}, {}), found {}", least, vocab, token));
     }
   }
 }

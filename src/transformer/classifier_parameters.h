@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -22,9 +23,9 @@ std::vector<Parameter> MakeClassifierParameters(MemoryMeter& meter, const Classi
 // deviation 0.05, gains 1, biases 0; a function of the seed and each parameter's name.
 void InitializeClassifier(Context& context, std::vector<Parameter>& parameters, uint64_t seed);
 
-// Throw ShapeError or UsageError: not one token a row, one outside the vocabulary; not one label a
-// document, one that is no class.
-void CheckTokens(const DocumentBatch& batch, int64_t rows, int64_t vocab);
+// Throw ShapeError or UsageError: not one token a row, one below `least` or outside the vocabulary;
+// not one label a document, one that is no class.
+void CheckTokens(std::span<const int32_t> tokens, int64_t rows, int64_t vocab, int32_t least);
 void CheckLabels(const DocumentBatch& batch, int64_t classes);
 
 }  // namespace ringwise

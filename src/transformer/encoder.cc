@@ -82,7 +82,8 @@ void Encoder::ParametersChanged() {
 
 void Encoder::CheckInput(const DocumentBatch& batch, int64_t rows) const {
   if (config_.vocab > 0) {
-    CheckTokens(batch, rows, config_.vocab);
+    CheckTokens(batch.tokens, rows, config_.vocab, 0);
+    if (config_.word_pairs > 0) CheckTokens(batch.pairs, rows, config_.word_pairs, -1);
   } else if (batch.features.dtype != DType::kF32 ||
              batch.features.shape != Shape{rows, config_.features}) {
     throw ShapeError(fmt::format("a batch of {} rows here needs features f32 [{}, {}], found {}",
@@ -103,6 +104,9 @@ Tensor Encoder::EmbedInput(const PackedShard& shard, const DocumentBatch& batch)
   Tensor x(context_.meter, MemoryCategory::kActivations, compute_, {rows, config_.hidden});
   if (config_.vocab > 0) {
     EmbedForward(context_, At("embedding.weight"), batch.tokens, x.view());
+    if (config_.word_pairs > 0) {
+      EmbedAdd(context_, At("pairs.weight"), batch.pairs, x.view());
+    }
   } else if (projection_) {
     Tensor block(context_.meter, MemoryCategory::kWorkspace, compute_,
                  {std::min(rows, kBlockRows), config_.features});
@@ -123,6 +127,9 @@ void Encoder::BackwardInput(const PackedShard& shard, const DocumentBatch& batch
   DropInput(shard, gradient);
   if (config_.vocab > 0) {
     EmbedBackward(context_, batch.tokens, gradient.view(), At("embedding.weight"));
+    if (config_.word_pairs > 0) {
+      EmbedBackward(context_, batch.pairs, gradient.view(), At("pairs.weight"));
+    }
   } else if (projection_) {
     const int64_t rows = shard.rows();
     Tensor block(context_.meter, MemoryCategory::kWorkspace, compute_,

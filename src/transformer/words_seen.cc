@@ -54,7 +54,7 @@ Tensor WordsSeen::Layer(int64_t documents) const {
 }
 
 WordsSeen::Hidden WordsSeen::Forward(const PackedShard& shard, const DocumentBatch& batch) {
-  CheckTokens(batch, shard.rows(), config_.vocab);
+  CheckTokens(batch.tokens, shard.rows(), config_.vocab, 0);
   const int64_t documents = std::ssize(shard.documents);
   Hidden hidden{Layer(documents), Layer(documents)};
   hidden.first.Zero();
