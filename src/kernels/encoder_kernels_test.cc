@@ -41,6 +41,10 @@ class EncoderKernels : public LayerKernels {
     }
     return values;
   }
+  static std::vector<double> Magnitudes(std::vector<double> values) {
+    for (double& value : values) value = std::abs(value);
+    return values;
+  }
   // What stands between the rows of a Random2D view, which no kernel may touch.
   static std::vector<double> Gaps(TensorView view) {
     const int64_t width = view.shape[1];
@@ -270,10 +274,8 @@ TEST_P(LayerNormKernels, Backward) {
     const std::vector<double> gaps = Gaps(dy);
     std::vector<double> gain_gradient = Values(norm.gain_gradient);
     std::vector<double> bias_gradient = Values(norm.bias_gradient);
-    std::vector<double> gain_size;
-    std::vector<double> bias_size;
-    for (const double value : gain_gradient) gain_size.push_back(std::abs(value));
-    for (const double value : bias_gradient) bias_size.push_back(std::abs(value));
+    std::vector<double> gain_size = Magnitudes(gain_gradient);
+    std::vector<double> bias_size = Magnitudes(bias_gradient);
     const std::vector<float> gradient = RandomVector(kRows, 0, 0.5f);
     const std::vector<float> product = RandomVector(kRows, 0, 0.5f);
     LayerNormBackward(context_, x, norm.rows(), gradient, product, dy, norm.gain_gradient,

@@ -49,6 +49,7 @@ Encoder::Encoder(Context& context, const ClassifierConfig& config, DType compute
       config_(config),
       compute_(compute),
       gemm_(context),
+      training_memory_(context.meter, compute),
       parameters_(MakeClassifierParameters(context.meter, config)),
       head_(gemm_, At("head.weight"), At("head.bias")) {
   if (Projects(config)) {
@@ -99,9 +100,10 @@ void Encoder::CheckInput(const DocumentBatch& batch, int64_t rows) const {
   }
 }
 
-Tensor Encoder::EmbedInput(const PackedShard& shard, const DocumentBatch& batch) {
+Activation Encoder::EmbedInput(const PackedShard& shard, ActivationMemory& memory,
+                               const DocumentBatch& batch) {
   const int64_t rows = shard.rows();
-  Tensor x(context_.meter, MemoryCategory::kActivations, compute_, {rows, config_.hidden});
+  Activation x = memory.Take(rows, config_.hidden);
   if (config_.vocab > 0) {
     EmbedForward(context_, At("embedding.weight"), batch.tokens, x.view());
     if (config_.word_pairs > 0) {
@@ -123,7 +125,7 @@ Tensor Encoder::EmbedInput(const PackedShard& shard, const DocumentBatch& batch)
 }
 
 void Encoder::BackwardInput(const PackedShard& shard, const DocumentBatch& batch,
-                            Tensor& gradient) {
+                            Activation& gradient) {
   DropInput(shard, gradient);
   if (config_.vocab > 0) {
     EmbedBackward(context_, batch.tokens, gradient.view(), At("embedding.weight"));
@@ -142,7 +144,7 @@ void Encoder::BackwardInput(const PackedShard& shard, const DocumentBatch& batch
   }
 }
 
-void Encoder::DropInput(const PackedShard& shard, Tensor& x) const {
+void Encoder::DropInput(const PackedShard& shard, Activation& x) const {
   if (!shard.dropout_seed || config_.input_dropout == 0) return;
   DropActivations(
       context_,
@@ -161,7 +163,7 @@ void Encoder::DropPooled(const PackedShard& shard, Tensor& pooled) const {
 void Encoder::Forward(const PackedShard& shard, EncoderWorkspace& work, const DocumentBatch& batch,
                       Saved& saved) {
   saved.layers.resize(layers_.size());
-  Tensor x = EmbedInput(shard, batch);
+  Activation x = EmbedInput(shard, work.memory, batch);
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
     x = layers_[layer].Forward(shard, work, std::move(x), saved.layers[layer]);
     if (!shard.dropout_seed) saved.layers[layer] = {};  // nobody will go back
@@ -169,19 +171,21 @@ void Encoder::Forward(const PackedShard& shard, EncoderWorkspace& work, const Do
   if (last_norm_) {
     saved.last = last_norm_->Measure(shard, x.view());
     saved.output = std::move(x);
-    x = Tensor(context_.meter, MemoryCategory::kActivations, compute_, saved.output.shape());
+    x = work.memory.Take(shard.rows(), config_.hidden);
     last_norm_->Forward(shard, saved.last, 0, saved.output.view(), x.view());
   }
   saved.pooled = Tensor(context_.meter, MemoryCategory::kActivations, DType::kF32,
                         {std::ssize(shard.documents), config_.hidden});
   PoolDocuments(context_, shard, x.view(), saved.pooled.view());
+  work.memory.Return(std::move(x));
   DropPooled(shard, saved.pooled);
 }
 
 void Encoder::Logits(Communicator& ring, const DocumentBatch& batch, TensorView logits) {
   const PackedShard shard = MakePackedShard(ring, batch, config_.rope_theta, false);
   CheckInput(batch, shard.rows());
-  EncoderWorkspace work(context_, config_, compute_, shard.rows());
+  ActivationMemory memory(context_.meter, compute_);
+  EncoderWorkspace work(context_, config_, compute_, shard.rows(), memory);
   Saved saved;
   Forward(shard, work, batch, saved);
   head_.Logits(saved.pooled.view(), logits);
@@ -192,7 +196,7 @@ ClassSum Encoder::ForwardBackward(Communicator& ring, const DocumentBatch& batch
   const PackedShard shard = MakePackedShard(ring, batch, config_.rope_theta, true);
   CheckInput(batch, shard.rows());
   CheckLabels(batch, config_.classes);
-  EncoderWorkspace work(context_, config_, compute_, shard.rows());
+  EncoderWorkspace work(context_, config_, compute_, shard.rows(), training_memory_);
   Saved saved;
   Forward(shard, work, batch, saved);
   Tensor pooled_gradient(context_.meter, MemoryCategory::kActivations, DType::kF32,
@@ -200,17 +204,18 @@ ClassSum Encoder::ForwardBackward(Communicator& ring, const DocumentBatch& batch
   const ClassSum sum = head_.ForwardBackward(saved.pooled.view(), batch.labels, ring.rank() == 0,
                                              gradient_scale, pooled_gradient.view());
   DropPooled(shard, pooled_gradient);
-  Tensor gradient(context_.meter, MemoryCategory::kActivations, compute_,
-                  {shard.rows(), config_.hidden});
+  Activation gradient = work.memory.Take(shard.rows(), config_.hidden);
   PoolBackward(context_, shard, pooled_gradient.view(), gradient.view());
   if (last_norm_) {
     last_norm_->Backward(shard, saved.last, saved.output.view(), gradient.view());
-    saved.output = Tensor();
+    work.memory.Return(std::move(saved.output));
   }
   for (size_t layer = layers_.size(); layer-- > 0;) {
     layers_[layer].Backward(shard, work, std::exchange(saved.layers[layer], {}), gradient);
   }
   BackwardInput(shard, batch, gradient);
+  work.memory.Return(std::move(work.branch));
+  work.memory.Return(std::move(gradient));
   return sum;
 }
 

@@ -29,17 +29,18 @@ class Encoder : public Classifier {
  private:
   struct Saved {
     std::vector<EncoderLayerSaved> layers;
-    Tensor output;  // of the last layer, where a norm follows
+    Activation output;  // of the last layer, where a norm follows
     NormSaved last;
     Tensor pooled;  // [documents, hidden] f32, what the head reads
   };
 
   Parameter& At(const std::string& name);
   void CheckInput(const DocumentBatch& batch, int64_t rows) const;
-  Tensor EmbedInput(const PackedShard& shard, const DocumentBatch& batch);
-  void BackwardInput(const PackedShard& shard, const DocumentBatch& batch, Tensor& gradient);
+  Activation EmbedInput(const PackedShard& shard, ActivationMemory& memory,
+                        const DocumentBatch& batch);
+  void BackwardInput(const PackedShard& shard, const DocumentBatch& batch, Activation& gradient);
   // Drops of the input or of the pooled rows.
-  void DropInput(const PackedShard& shard, Tensor& x) const;
+  void DropInput(const PackedShard& shard, Activation& x) const;
   void DropPooled(const PackedShard& shard, Tensor& pooled) const;
   void Forward(const PackedShard& shard, EncoderWorkspace& work, const DocumentBatch& batch,
                Saved& saved);
@@ -48,6 +49,7 @@ class Encoder : public Classifier {
   const ClassifierConfig config_;
   const DType compute_;
   Gemm gemm_;
+  ActivationMemory training_memory_;
   std::vector<Parameter> parameters_;
   std::optional<BiasedLinear> projection_;  // of features that are not hidden wide
   std::deque<EncoderLayer> layers_;

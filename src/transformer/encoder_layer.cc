@@ -11,16 +11,9 @@
 #include "transformer/row_blocks.h"
 
 namespace ringwise {
-namespace {
-
-Tensor Activation(Context& context, DType dtype, int64_t rows, int64_t columns) {
-  return {context.meter, MemoryCategory::kActivations, dtype, {rows, columns}};
-}
-
-}  // namespace
-
 EncoderWorkspace::EncoderWorkspace(Context& context, const ClassifierConfig& config, DType compute,
-                                   int64_t rows) {
+                                   int64_t rows, ActivationMemory& activations)
+    : memory(activations) {
   const int64_t block = std::min(rows, kBlockRows);
   const auto make = [&](int64_t columns) {
     return Tensor(context.meter, MemoryCategory::kWorkspace, compute, {block, columns});
@@ -50,15 +43,15 @@ void EncoderLayer::WeightsChanged() {
   for (BiasedLinear* linear : {&qkv_, &output_, &up_, &down_}) linear->WeightsChanged();
 }
 
-Tensor EncoderLayer::Forward(const PackedShard& shard, EncoderWorkspace& work, Tensor x,
-                             EncoderLayerSaved& saved) {
+Activation EncoderLayer::Forward(const PackedShard& shard, EncoderWorkspace& work, Activation x,
+                                 EncoderLayerSaved& saved) {
   const TraceSpan layer(context_.trace, TraceKind::kPhase, "layer forward", {{"index", index_}});
   const int64_t rows = shard.rows();
   saved.input = std::move(x);
   if (!norms_after()) saved.first = first_.Measure(shard, saved.input.view());
   ProjectQkv(shard, work, saved);
 
-  saved.attention = Activation(context_, compute_, rows, config_.hidden);
+  saved.attention = work.memory.Take(rows, config_.hidden);
   saved.logsumexp =
       Tensor(context_.meter, MemoryCategory::kActivations, DType::kF32, {1, config_.heads, rows});
   const AttentionViews heads = Heads(saved.qkv);
@@ -66,7 +59,7 @@ Tensor EncoderLayer::Forward(const PackedShard& shard, EncoderWorkspace& work, T
                        {heads.query, heads.key, heads.value},
                        {HeadView(saved.attention, 0), saved.logsumexp.view()});
 
-  saved.after_attention = Activation(context_, compute_, rows, config_.hidden);
+  saved.after_attention = work.memory.Take(rows, config_.hidden);
   ForEachCommonBlock(rows, [&](int64_t begin, int64_t count) {
     const TensorView sum = saved.after_attention.view().Slice(0, begin, count);
     output_.Forward(saved.attention.view().Slice(0, begin, count), sum);
@@ -76,7 +69,7 @@ Tensor EncoderLayer::Forward(const PackedShard& shard, EncoderWorkspace& work, T
   (norms_after() ? saved.first : saved.second) =
       (norms_after() ? first_ : second_).Measure(shard, saved.after_attention.view());
 
-  Tensor y = Activation(context_, compute_, rows, config_.hidden);
+  Activation y = work.memory.Take(rows, config_.hidden);
   ForEachCommonBlock(rows, [&](int64_t begin, int64_t count) {
     const TensorView normed = work.normed.view().Slice(0, 0, count);
     const TensorView inner = work.inner.view().Slice(0, 0, count);
@@ -90,22 +83,21 @@ Tensor EncoderLayer::Forward(const PackedShard& shard, EncoderWorkspace& work, T
   });
   if (norms_after()) {
     saved.second = second_.Measure(shard, y.view());
-    saved.after_feed_forward =
-        std::exchange(y, Activation(context_, compute_, rows, config_.hidden));
+    saved.after_feed_forward = std::exchange(y, work.memory.Take(rows, config_.hidden));
     second_.Forward(shard, saved.second, 0, saved.after_feed_forward.view(), y.view());
   }
   return y;
 }
 
 void EncoderLayer::Backward(const PackedShard& shard, EncoderWorkspace& work,
-                            EncoderLayerSaved saved, Tensor& gradient) {
+                            EncoderLayerSaved saved, Activation& gradient) {
   const TraceSpan layer(context_.trace, TraceKind::kPhase, "layer backward", {{"index", index_}});
-  if (!work.branch) work.branch = Activation(context_, compute_, shard.rows(), config_.hidden);
+  if (!work.branch) work.branch = work.memory.Take(shard.rows(), config_.hidden);
 
   // after: y = N_2(u' + F(u')), u' = N_1(u);   before: y = u + F(N_2(u))
   if (norms_after()) {
     second_.Backward(shard, saved.second, saved.after_feed_forward.view(), gradient.view());
-    saved.after_feed_forward = Tensor();
+    work.memory.Return(std::move(saved.after_feed_forward));
   }
   BackwardFeedForward(shard, work, saved, gradient);
   if (!norms_after()) {
@@ -117,11 +109,12 @@ void EncoderLayer::Backward(const PackedShard& shard, EncoderWorkspace& work,
   if (norms_after()) {
     first_.Backward(shard, saved.first, saved.after_attention.view(), gradient.view());
   }
-  saved.after_attention = Tensor();
+  work.memory.Return(std::move(saved.after_attention));
   BackwardAttention(shard, work, saved, gradient);
   if (!norms_after()) {
     first_.Backward(shard, saved.first, saved.input.view(), work.branch.view());
   }
+  work.memory.Return(std::move(saved.input));
   Add(context_, work.branch.view(), gradient.view());
 }
 
@@ -135,7 +128,7 @@ TensorView EncoderLayer::ProjectionInput(const PackedShard& shard, EncoderLayerS
 
 void EncoderLayer::ProjectQkv(const PackedShard& shard, EncoderWorkspace& work,
                               EncoderLayerSaved& saved) {
-  saved.qkv = Activation(context_, compute_, shard.rows(), 3 * config_.hidden);
+  saved.qkv = work.memory.Take(shard.rows(), 3 * config_.hidden);
   ForEachCommonBlock(shard.rows(), [&](int64_t begin, int64_t count) {
     const TensorView rows = saved.qkv.view().Slice(0, begin, count);
     qkv_.Forward(ProjectionInput(shard, saved, begin, work.normed.view().Slice(0, 0, count)), rows);
@@ -147,7 +140,7 @@ void EncoderLayer::ProjectQkv(const PackedShard& shard, EncoderWorkspace& work,
 }
 
 void EncoderLayer::BackwardAttention(const PackedShard& shard, EncoderWorkspace& work,
-                                     EncoderLayerSaved& saved, Tensor& gradient) {
+                                     EncoderLayerSaved& saved, Activation& gradient) {
   const int64_t rows = shard.rows();
   // The gradient of attention's output first stands where that of the projections' input will.
   ForEachCommonBlock(rows, [&](int64_t begin, int64_t count) {
@@ -157,15 +150,15 @@ void EncoderLayer::BackwardAttention(const PackedShard& shard, EncoderWorkspace&
     output_.BackwardWeights(change, saved.attention.view().Slice(0, begin, count));
     output_.BackwardInput(change, work.branch.view().Slice(0, begin, count));
   });
-  Tensor qkv_gradient = Activation(context_, compute_, rows, 3 * config_.hidden);
+  Activation qkv_gradient = work.memory.Take(rows, 3 * config_.hidden);
   const AttentionViews heads = Heads(saved.qkv);
   const AttentionViews gradients = Heads(qkv_gradient);
   RingAttentionBackward(
       context_, shard.ring(), AttentionOptionsOf(shard), {heads.query, heads.key, heads.value},
       {HeadView(saved.attention, 0), saved.logsumexp.view(), HeadView(work.branch, 0)},
       {gradients.query, gradients.key, gradients.value});
-  saved.qkv = Tensor();
-  saved.attention = Tensor();
+  work.memory.Return(std::move(saved.qkv));
+  work.memory.Return(std::move(saved.attention));
   ForEachCommonBlock(rows, [&](int64_t begin, int64_t count) {
     const TensorView changes = qkv_gradient.view().Slice(0, begin, count);
     if (config_.rope_theta > 0) {
@@ -176,6 +169,7 @@ void EncoderLayer::BackwardAttention(const PackedShard& shard, EncoderWorkspace&
         changes, ProjectionInput(shard, saved, begin, work.normed.view().Slice(0, 0, count)));
     qkv_.BackwardInput(changes, work.branch.view().Slice(0, begin, count));
   });
+  work.memory.Return(std::move(qkv_gradient));
 }
 
 void EncoderLayer::FeedForwardInput(const PackedShard& shard, const EncoderLayerSaved& saved,
@@ -186,7 +180,7 @@ void EncoderLayer::FeedForwardInput(const PackedShard& shard, const EncoderLayer
 }
 
 void EncoderLayer::BackwardFeedForward(const PackedShard& shard, EncoderWorkspace& work,
-                                       const EncoderLayerSaved& saved, Tensor& gradient) {
+                                       const EncoderLayerSaved& saved, Activation& gradient) {
   ForEachCommonBlock(shard.rows(), [&](int64_t begin, int64_t count) {
     const TensorView normed = work.normed.view().Slice(0, 0, count);
     const TensorView change = work.change.view().Slice(0, 0, count);
@@ -222,16 +216,17 @@ RingAttentionOptions EncoderLayer::AttentionOptionsOf(const PackedShard& shard) 
   return options;
 }
 
-EncoderLayer::AttentionViews EncoderLayer::Heads(Tensor& qkv) const {
+EncoderLayer::AttentionViews EncoderLayer::Heads(Activation& qkv) const {
   return {HeadView(qkv, 0), HeadView(qkv, config_.hidden), HeadView(qkv, 2 * config_.hidden)};
 }
 
-TensorView EncoderLayer::HeadView(Tensor& rows, int64_t first_column) const {
-  const int64_t width = rows.shape()[1];
+TensorView EncoderLayer::HeadView(Activation& rows, int64_t first_column) const {
   const int64_t head_dim = config_.hidden / config_.heads;
   TensorView view = rows.view().Slice(1, first_column, config_.hidden);
-  view.shape = {1, rows.shape()[0], config_.heads, head_dim};
-  view.strides = {rows.shape()[0] * width, width, head_dim, 1};
+  const int64_t count = view.shape[0];
+  const int64_t width = view.strides[0];
+  view.shape = {1, count, config_.heads, head_dim};
+  view.strides = {count * width, width, head_dim, 1};
   return view;
 }
 

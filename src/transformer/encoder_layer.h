@@ -4,6 +4,7 @@
 
 #include "kernels/gemm.h"
 #include "ringwise/classifier.h"
+#include "transformer/activation_memory.h"
 #include "transformer/biased_linear.h"
 #include "transformer/layer_norm.h"
 #include "transformer/packed_shard.h"
@@ -28,23 +29,25 @@ struct EncoderLayerParameters {
 
 // What a layer's forward keeps for its backward, in the compute type; rows are this rank's.
 struct EncoderLayerSaved {
-  Tensor input;               // [rows, hidden]: x
-  Tensor qkv;                 // [rows, 3 hidden]
-  Tensor attention;           // [rows, hidden]
-  Tensor logsumexp;           // [1, heads, rows] f32
-  Tensor after_attention;     // [rows, hidden]: u, or what N_1 makes u of
-  Tensor after_feed_forward;  // [rows, hidden]: what N_2 makes y of; norms after the sums alone
+  Activation input;               // [rows, hidden]: x
+  Activation qkv;                 // [rows, 3 hidden]
+  Activation attention;           // [rows, hidden]
+  Tensor logsumexp;               // [1, heads, rows] f32
+  Activation after_attention;     // [rows, hidden]: u, or what N_1 makes u of
+  Activation after_feed_forward;  // [rows, hidden]: what N_2 makes y of; norms after the sums alone
   NormSaved first;
   NormSaved second;
 };
 
 // Blocks of rows between attentions, and one tensor of all rows; one for all layers.
 struct EncoderWorkspace {
-  EncoderWorkspace(Context& context, const ClassifierConfig& config, DType compute, int64_t rows);
+  EncoderWorkspace(Context& context, const ClassifierConfig& config, DType compute, int64_t rows,
+                   ActivationMemory& memory);
 
+  ActivationMemory& memory;
   Tensor normed, change;         // [block rows, hidden]
   Tensor inner, inner_gradient;  // [block rows, ffn]
-  Tensor branch;                 // [rows, hidden], of backward: made by the first layer that asks
+  Activation branch;             // [rows, hidden], of backward: made by the first layer that asks
 };
 
 // One layer of an encoder, see Classifier. The feed-forward goes a block of rows at a time, in
@@ -59,12 +62,12 @@ class EncoderLayer {
   void WeightsChanged();
 
   // x [rows, hidden] -> y, and in `saved` what Backward needs.
-  Tensor Forward(const PackedShard& shard, EncoderWorkspace& work, Tensor x,
-                 EncoderLayerSaved& saved);
-  // gradient [rows, hidden]: of y on entry, of x on return. Adds the parameters' gradients. Frees
-  // each saved tensor after its last use.
+  Activation Forward(const PackedShard& shard, EncoderWorkspace& work, Activation x,
+                     EncoderLayerSaved& saved);
+  // gradient [rows, hidden]: of y on entry, of x on return. Adds the parameters' gradients. Returns
+  // each saved tensor's memory after its last use.
   void Backward(const PackedShard& shard, EncoderWorkspace& work, EncoderLayerSaved saved,
-                Tensor& gradient);
+                Activation& gradient);
 
  private:
   enum class Site : uint64_t { kAttention, kFeedForward, kProbabilities };
@@ -76,8 +79,8 @@ class EncoderLayer {
   bool norms_after() const { return config_.norm_place == NormPlace::kAfter; }
   Dropout DropoutAt(const PackedShard& shard, Site site, double probability) const;
   RingAttentionOptions AttentionOptionsOf(const PackedShard& shard) const;
-  AttentionViews Heads(Tensor& qkv) const;
-  TensorView HeadView(Tensor& rows, int64_t first_column) const;
+  AttentionViews Heads(Activation& qkv) const;
+  TensorView HeadView(Activation& rows, int64_t first_column) const;
   // Drops of what a sublayer gives, or of its gradient.
   void Drop(const PackedShard& shard, Site site, int64_t begin, TensorView x) const;
 
@@ -90,10 +93,10 @@ class EncoderLayer {
                         TensorView normed) const;
   // gradient: of what the feed-forward adds to. work.branch: of what FeedForwardInput gives.
   void BackwardFeedForward(const PackedShard& shard, EncoderWorkspace& work,
-                           const EncoderLayerSaved& saved, Tensor& gradient);
+                           const EncoderLayerSaved& saved, Activation& gradient);
   // work.branch: of what the projections read.
   void BackwardAttention(const PackedShard& shard, EncoderWorkspace& work, EncoderLayerSaved& saved,
-                         Tensor& gradient);
+                         Activation& gradient);
 
   Context& context_;
   const ClassifierConfig config_;
