@@ -18,7 +18,7 @@ TEST(ClassScores, LossIsMinusTheLogOfProbabilities) {
   const double sum = std::exp(1.0) + std::exp(2.0) + std::exp(4.0);
   const std::vector<double> probabilities = scores.Probabilities(0);
   for (size_t c = 0; c < 3; ++c) {
-    EXPECT_NEAR(probabilities[c], std::exp(scores.logits[c]) / sum, 1e-15);
+    EXPECT_NEAR(probabilities[c], std::exp(static_cast<double>(scores.logits[c])) / sum, 1e-15);
   }
   EXPECT_NEAR(scores.CrossEntropy(0), std::log(sum) - 2, 1e-14);
   EXPECT_NEAR(scores.CrossEntropy(1), std::log(3.0), 1e-14);
@@ -97,14 +97,15 @@ TEST(TextDocuments, PackedAsTheRuleSays) {
   };
   using Tokens = std::vector<int32_t>;
   EXPECT_EQ(tokens({}), (Tokens{2, 3, 4, 2, 1, 1, 3, 3, 1}));
-  EXPECT_EQ(tokens({.rule = {.max_words = 2}}), (Tokens{2, 3, 1, 1, 3, 3}));
+  EXPECT_EQ(tokens({.rule = {.max_words = 2, .keep_last = false}}), (Tokens{2, 3, 1, 1, 3, 3}));
   EXPECT_EQ(tokens({.rule = {.max_words = 2, .keep_last = true}}), (Tokens{4, 2, 1, 1, 3, 1}));
-  EXPECT_EQ(tokens({.words_once = true}), (Tokens{2, 3, 4, 0, 1, 1, 3, 0, 1}));
-  EXPECT_EQ(tokens({.pad_to = 3}), (Tokens{2, 3, 4, 2, 1, 0, 0, 1, 0, 0, 3, 3, 1}));
+  EXPECT_EQ(tokens({.rule = {}, .words_once = true}), (Tokens{2, 3, 4, 0, 1, 1, 3, 0, 1}));
+  EXPECT_EQ(tokens({.rule = {}, .pad_to = 3}), (Tokens{2, 3, 4, 2, 1, 0, 0, 1, 0, 0, 3, 3, 1}));
 }
 
 TEST(DocumentSet, TheSameOnEveryRingAndLayout) {
-  const TextDocuments texts(Texts(), Vocabulary({"one", "two", "three"}), {.pad_to = 2});
+  const TextDocuments texts(Texts(), Vocabulary({"one", "two", "three"}),
+                            {.rule = {}, .pad_to = 2});
   const SyntheticDocuments samples(7, 3, 5, 13, 4);
   const std::vector<int64_t> documents{3, 0, 2};
   const Whole text = ReadWhole(texts, documents, 1, Layout::kContiguous, 0);
@@ -132,7 +133,7 @@ TEST(SyntheticTest, IsOfFeatureClassifiersAlone) {
   config.vocab = 5;
   EXPECT_THROW(SyntheticTest(config, 1, 10), UsageError);
   EXPECT_THROW(ReadTask("synthetic", "nowhere"), UsageError);
-  EXPECT_THROW(ReadingOf({.task = "synthetic"}), UsageError);
+  EXPECT_THROW(ReadingOf(ClassifierFolder()), UsageError);
 }
 
 }  // namespace
