@@ -57,6 +57,7 @@ int Main(int argc, char** argv) {
   AddGenerate(app);
   AddAttention(app);
   AddBench(app);
+  AddPlan(app);
   AddInfo(app);
 
   try {
