@@ -36,6 +36,7 @@ MASKS = {
 }
 MULTIPLES = (0.25, 0.5, 1, 2, 3)  # of the law's block size
 RINGS = (1, 2, 4)
+KEY = ("what", "dtype", "direction", "mask", "ranks", "block")  # what rounds have in common
 
 
 def parse():
@@ -52,8 +53,8 @@ def parse():
     parser.add_argument("--head-dim", type=int, default=64)
     parser.add_argument("--multiples", type=float, nargs="+", default=MULTIPLES, metavar="X",
                         help="block sizes on two hosts, in the law's")  # fmt: skip
-    parser.add_argument("--rank-blocks", type=int, nargs="+", default=[512, 2048], metavar="TOKENS",
-                        help="block sizes of rings of threads")  # fmt: skip
+    parser.add_argument("--rank-blocks", type=int, nargs="+", default=[2048, 8192],
+                        metavar="TOKENS", help="block sizes of rings of threads")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--min-seconds", type=float, default=0.7, help="of calls a measurement")
     parser.add_argument("--cores", type=int, nargs=2, default=[0, 1], help="of the two hosts")
@@ -121,7 +122,7 @@ class Place:
 def on_hosts(options, folder):
     with hosts.Hosts(options.cores) as pair:
         pair.limit(options.rate)
-        place = Place(options, folder, lambda words: pair.mpirun(list(map(str, words)), timeout=600))
+        place = Place(options, folder, lambda words: pair.mpirun(words, timeout=600))
         hardware = place.measure_hardware(2)
         for mask in options.mask:
             law = place.plan(mask, 2, 1024)["law"]
@@ -178,7 +179,7 @@ def summarize(records):
     """Medians of the rounds, in the order of the first."""
     groups = {}
     for record in records:
-        key = tuple(record[name] for name in ("what", "dtype", "direction", "mask", "ranks", "block"))
+        key = tuple(record[name] for name in KEY)
         groups.setdefault(key, []).append(record)
     rows = []
     for (what, dtype, direction, mask, ranks, block), group in groups.items():
@@ -196,8 +197,8 @@ def summarize(records):
 
 
 def show(rows):
-    print(f"{'':6} {'':4} {'':9} {'mask':18} {'ranks':>5} {'block':>6} {'x law':>6} {'predicted s':>12} "
-          f"{'measured s':>11} {'ratio':>6} {'rounds':>6}")  # fmt: skip
+    print(f"{'':6} {'':4} {'':9} {'mask':18} {'ranks':>5} {'block':>6} {'x law':>6} "
+          f"{'predicted s':>12} {'measured s':>11} {'ratio':>6} {'rounds':>6}")  # fmt: skip
     for row in rows:
         law = f"{row['block'] / row['law_block']:.2f}" if row["law_block"] > 0 else "-"
         off = "" if abs(row["ratio"] - 1) <= BOUND else f"  off by more than {BOUND}"

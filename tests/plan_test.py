@@ -52,8 +52,8 @@ class Plan(support.TestCase):
         self.assertIn("limit: compute", table)
 
     def test_memory_is_what_training_holds(self):
-        """Within a tenth by category, and a fifth for what the ring and workspace hold: threads keep
-        one shard where processes keep two, and tiles are left out of the plan."""
+        """Within a tenth by category, and a fifth with what the ring and workspace hold: threads
+        keep one shard where processes keep two, and tiles are left out of the plan."""
         text = self.file("text.txt", "".join(f"line {i}\n" for i in range(20000)))
         model = self.file("config.json", config())
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in SHAPE.items()]
