@@ -16,9 +16,10 @@ struct MeasuredHardware {
 
 // Measures a rank of this mesh as a device to plan for: its rates in `dtype`, of products as the
 // model's layers have them and of attention with its head_dim and heads a kv_head, while all ranks
-// compute at once; and the links, while all ranks send to the next one. A few seconds, with
-// progress on stderr after two. Every process of an MPI job calls it; the first alone gets the
-// result. Throws UsageError if the mesh does not fit the job or is no single ring, PeerError.
+// compute at once; and the links, while all ranks send to the next one (two ranks have one, and use
+// it both ways). A few seconds, with progress on stderr after two. Every process of an MPI job
+// calls it; the first alone gets the result. Throws UsageError if the mesh does not fit the job or
+// is no single ring, PeerError.
 std::optional<MeasuredHardware> MeasureHardware(const MeshOptions& mesh, const ModelConfig& model,
                                                 DType dtype);
 

@@ -82,7 +82,7 @@ class Measurement {
                               std::max(backward - rows_many, 0.5 * backward);
   }
 
-  // Every rank sends to the next one, as in a ring's step.
+  // Both directions of every link at once, as in a ring's step.
   void Link(Hardware& hardware) {
     hardware.link_delay = ExchangeSeconds(kSmallMessage);
     size_t bytes = kSmallestBlock;
@@ -130,8 +130,8 @@ class Measurement {
     return sum[0] / ring_.size();
   }
 
-  // Seconds until every rank has sent to its next and received from its previous one; the median of
-  // a few times.
+  // Seconds until the last rank has sent to its next and received from its previous one; the median
+  // of a few times.
   double ExchangeSeconds(size_t bytes) {
     constexpr size_t kTimes = 5;
     std::vector<std::byte> sent(bytes);
@@ -140,37 +140,26 @@ class Measurement {
     for (double& one : seconds) {
       ring_.Barrier();
       const auto begin = std::chrono::steady_clock::now();
-      const int turns = Exchange(sent, received);
-      const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
-      one = Slowest(elapsed.count()) / turns;
+      Exchange(sent, received);
+      one =
+          Slowest(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
     }
     std::ranges::nth_element(seconds, seconds.begin() + kTimes / 2);
     return seconds[kTimes / 2];
   }
 
-  // As the ring hands on a block: in place where ranks share memory. Two processes have one
-  // connection between them, and take turns: TCP lets a direction that is saturated hold up what
-  // acknowledges the other. Returns how many transfers followed each other.
-  int Exchange(std::span<std::byte> sent, std::span<std::byte> received) {
+  // As the ring hands on a block: in place where ranks share memory.
+  void Exchange(std::span<std::byte> sent, std::span<std::byte> received) {
     constexpr int kTag = 7;
     const int next = (ring_.rank() + 1) % ring_.size();
     const int previous = (ring_.rank() + ring_.size() - 1) % ring_.size();
     const SharedBytes mine{sent, std::make_shared<int>()};
     SharedBytes other{received, nullptr};
-    const bool in_turns = ring_.size() == 2 && !ring_.shares_memory();
-    const bool sends_first = ring_.rank() == 0;
-    Communicator::TransferPtr send;
-    if (in_turns && sends_first) {
-      send = ring_.SendShared(mine, next, kTag);
-      ring_.Wait(send);
-    }
     auto receive = ring_.ReceiveShared(other, received.size(), previous, kTag);
-    if (!in_turns) send = ring_.SendShared(mine, next, kTag);
+    auto send = ring_.SendShared(mine, next, kTag);
     ring_.Wait(receive);
-    if (in_turns && !sends_first) send = ring_.SendShared(mine, next, kTag);
     ring_.Wait(send);
     if (ring_.shares_memory()) ring_.Barrier();  // others may still hold what is mine
-    return in_turns ? 2 : 1;
   }
 
   double Slowest(double mine) {
