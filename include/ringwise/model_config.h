@@ -35,6 +35,8 @@ int64_t MatrixParameters(const ModelConfig& config);
 // latter where the model has a window). Throws FileError: missing, not JSON, another architecture,
 // a field missing or of the wrong type.
 ModelConfig ReadModelConfig(const std::string& folder);
+// The same of a file with any name.
+ModelConfig ReadModelConfigFile(const std::string& path);
 void WriteModelConfig(const ModelConfig& config, const std::string& folder,
                       int64_t separator_token);
 

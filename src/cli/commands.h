@@ -21,6 +21,7 @@ void AddBench(CLI::App& app);
 void AddEval(CLI::App& app);
 void AddGenerate(CLI::App& app);
 void AddInfo(CLI::App& app);
+void AddPlan(CLI::App& app);
 void AddPredict(CLI::App& app);
 void AddTrain(CLI::App& app);
 

@@ -345,6 +345,27 @@ DType ResolveDType(const std::string& name) {
   return name == "bf16" ? DType::kBF16 : DType::kF32;
 }
 
+void AddRecomputeFlag(CLI::App& command, Recompute& recompute) {
+  const auto parse = [&recompute](const std::string& name) {
+    if (name == "none") {
+      recompute = Recompute::kNone;
+    } else if (name == "attention") {
+      recompute = Recompute::kAttention;
+    } else if (name == "block") {
+      recompute = Recompute::kBlock;
+    } else {
+      throw UsageError("--recompute must be none, attention or block, found '" + name + "'");
+    }
+  };
+  command
+      .add_option_function<std::string>(
+          "--recompute", parse,
+          "What backward computes again, from most memory to least: none, attention (all but it), "
+          "block (all)")
+      ->default_str("attention")
+      ->type_name("NAME");
+}
+
 void AddContextFlag(CLI::App& command, int64_t& context, const std::string& meaning) {
   command.add_option("--context", context, meaning)
       ->capture_default_str()

@@ -12,6 +12,7 @@
 #include "ringwise/dtype.h"
 #include "ringwise/launch.h"
 #include "ringwise/layout.h"
+#include "ringwise/llama.h"
 
 // The flags that subcommands share, so that one name means one thing with one default everywhere.
 namespace ringwise {
@@ -28,6 +29,8 @@ void AddKeyLayoutFlag(CLI::App& command, std::optional<Layout>& layout);
 // --dtype f32|bf16|auto. `dtype` keeps the name; ResolveDType makes it a type when it is needed.
 void AddDTypeFlag(CLI::App& command, std::string& dtype);
 DType ResolveDType(const std::string& name);
+// --recompute none|attention|block
+void AddRecomputeFlag(CLI::App& command, Recompute& recompute);
 // --context, --seed, --json
 void AddContextFlag(CLI::App& command, int64_t& context, const std::string& meaning);
 void AddSeedFlag(CLI::App& command, uint64_t& seed, const std::string& meaning);

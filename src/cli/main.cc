@@ -58,6 +58,7 @@ int Main(int argc, char** argv) {
   AddPredict(app);
   AddAttention(app);
   AddBench(app);
+  AddPlan(app);
   AddInfo(app);
 
   try {

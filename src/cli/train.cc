@@ -17,13 +17,6 @@ struct TrainFlags {
   std::string dtype = "auto";
 };
 
-Recompute ParseRecompute(const std::string& name) {
-  if (name == "none") return Recompute::kNone;
-  if (name == "attention") return Recompute::kAttention;
-  if (name == "block") return Recompute::kBlock;
-  throw UsageError("--recompute must be none, attention or block, found '" + name + "'");
-}
-
 template <class Value>
 void Flag(CLI::App& command, const char* name, Value& value, const char* meaning,
           const char* unit) {
@@ -210,14 +203,7 @@ void AddTrain(CLI::App& app) {
   AddTraceFlag(*command, options.mesh);
   AddLayoutFlag(*command, options.layout);
   AddDTypeFlag(*command, flags->dtype);
-  command
-      ->add_option_function<std::string>(
-          "--recompute",
-          [&options](const std::string& name) { options.recompute = ParseRecompute(name); },
-          "What backward computes again, from most memory to least: none, attention (all but it), "
-          "block (all)")
-      ->default_str("attention")
-      ->type_name("NAME");
+  AddRecomputeFlag(*command, options.recompute);
   AddSeedFlag(*command, options.seed, "Of the weights, the data order and the held-out split");
   command->callback([flags] {
     flags->options.compute = ResolveDType(flags->dtype);

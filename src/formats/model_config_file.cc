@@ -28,7 +28,7 @@ std::string_view ModelType(Family family) { return family == Family::kLlama ? "l
 // absent, as it does for transformers.
 class ConfigFile {
  public:
-  explicit ConfigFile(const std::string& folder) : path_(folder + "/config.json") {
+  explicit ConfigFile(const std::string& path) : path_(path) {
     const std::string text = ReadTextFile(path_);
     try {
       json_ = Json::parse(text);
@@ -157,7 +157,11 @@ double ReadRopeTheta(const ConfigFile& file) {
 }  // namespace
 
 ModelConfig ReadModelConfig(const std::string& folder) {
-  const ConfigFile file(folder);
+  return ReadModelConfigFile(folder + "/config.json");
+}
+
+ModelConfig ReadModelConfigFile(const std::string& path) {
+  const ConfigFile file(path);
   const Family family = ReadFamily(file);
   file.Require("hidden_act", "silu");
   file.Require("attention_bias", false);
