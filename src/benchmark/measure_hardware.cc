@@ -82,6 +82,16 @@ class Measurement {
                               std::max(backward - rows_many, 0.5 * backward);
   }
 
+  // Seconds of a ring attention call with hardly a token.
+  double Call() {
+    constexpr int64_t kRows = 16;
+    AttentionCall call(rank_.context, ring_, ProblemOf(Direction::kForward, kRows * ring_.size()));
+    return SecondsOfCall([&] {
+      call.Run();
+      ring_.Barrier();
+    });
+  }
+
   // Both directions of every link at once, as in a ring's step.
   void Link(Hardware& hardware) {
     hardware.link_delay = ExchangeSeconds(kSmallMessage);
@@ -200,6 +210,7 @@ std::optional<MeasuredHardware> MeasureHardware(const MeshOptions& mesh, const M
     measurement.Attention(rate);
     begin("link");
     measurement.Link(hardware);
+    hardware.call_seconds = rank.ring.size() > 1 ? measurement.Call() : 0;
     (dtype == DType::kF32 ? hardware.f32 : hardware.bf16) = rate;
     hardware.memory_bytes = MemoryOfRank(rank.world);
     hardware.note = "measured: a rank of " + std::to_string(measured.threads) + " threads, of " +

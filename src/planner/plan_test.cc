@@ -208,6 +208,17 @@ TEST(Plan, EfficiencyAndBatchScale) {
   EXPECT_EQ(rings.tokens, 2 * half.tokens);
 }
 
+TEST(Plan, ACallTakesWhatRanksNeedToMeet) {
+  PlanOptions options = Options("7b", "tpu-v4", 16);
+  options.context = 1 << 17;
+  const AttentionCallTime before = MakePlan(options).attention;
+  options.hardware.call_seconds = before.forward;
+  const AttentionCallTime after = MakePlan(options).attention;
+  EXPECT_NEAR(after.forward, 2 * before.forward, 1e-9 * before.forward);
+  EXPECT_NEAR(after.forward_efficiency, before.forward_efficiency / 2, 1e-9);
+  EXPECT_NEAR(after.backward, before.backward + before.forward, 1e-9 * before.forward);
+}
+
 TEST(Plan, RefusesTheImpossible) {
   const auto refuses = [](const PlanOptions& options, const std::string& words) {
     EXPECT_THAT([&] { MakePlan(options); }, ThrowsMessage<UsageError>(HasSubstr(words)));
@@ -256,6 +267,7 @@ TEST_F(HardwareFile, ReadsWhatItWrites) {
   hardware.f32.row_seconds = 1.25e-9;
   hardware.f32.attention_backward = 3e12;
   hardware.link_delay = 7e-6;
+  hardware.call_seconds = 3e-4;
   const std::string text = FormatHardware(hardware);
   EXPECT_EQ(FormatHardware(Read(text)), text);
 }
