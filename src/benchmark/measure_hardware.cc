@@ -95,7 +95,7 @@ class Measurement {
     }
     BenchmarkResult result;
     times.Summarize(result);
-    return Slowest(result.seconds);
+    return Slowest(result.best_seconds);
   }
 
   // Both directions of every link at once, as in a ring's step.
