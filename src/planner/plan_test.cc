@@ -108,6 +108,16 @@ TEST(BlockLaw, WhatChangesIt) {
   EXPECT_GT(c, full);
 }
 
+// Queries travel with dO and dq in f32; with two heads a kv_head keys do, with dk and dv.
+TEST(BlockLaw, OfBackward) {
+  PlanOptions options = Options("7b", "tpu-v4", 16);
+  options.causal = false;
+  const double paper = 275e12 / 268e9;
+  EXPECT_NEAR(MakePlan(options).law.backward_block, (2 * 2 + 4 + 8 / 128.0) / 10 * paper, 1e-6);
+  options.model.kv_heads = options.model.heads / 2;
+  EXPECT_NEAR(MakePlan(options).law.backward_block, 0.5 * (2 * 2 + 8) / 10.0 * paper, 1e-6);
+}
+
 // From the law's block size on nothing waits; below it the ring does.
 TEST(BlockLaw, IsWhereTheSimulationStopsWaiting) {
   for (const Layout layout : {Layout::kContiguous, Layout::kStriped, Layout::kZigzag}) {
