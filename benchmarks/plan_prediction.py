@@ -9,15 +9,15 @@
 
 In each round the hardware is measured by `ringwise plan`, in the job that is to be predicted; then
 for every block size the plan of that hardware is made and the call timed by `ringwise bench
-attention`. Ranks that share a core are predicted at their share of its speed. A table on stdout, of
-medians over rounds; the records also as JSON lines, appended to --records, from which
-benchmarks/planner_figures.py draws. With --rounds 0 the table is made from the records alone. Exits
-with 1 if a prediction is off by more than a quarter.
+attention`. Of its calls the fastest counts, as in the plan's measurement. Ranks that share a core
+are predicted at their share of its speed. A table on stdout, of medians over rounds; the records
+also as JSON lines, appended to --records, from which benchmarks/planner_figures.py draws. With
+--rounds 0 the table is made from the records alone. Exits with 1 if a prediction is off by more
+than a quarter.
 """
 
 import argparse
 import json
-import math
 import os
 import pathlib
 import statistics
@@ -35,12 +35,14 @@ MASKS = {
     "causal contiguous": ["--layout", "contiguous", "--causal=true"],
 }
 MULTIPLES = (0.25, 0.5, 1, 2, 3)  # of the law's block size
-# Open MPI's rendezvous of large messages asks before it sends, and where both ranks send at once the
-# answer may wait behind all the data of the other direction, or not: as the job happens to begin, the
-# link is as fast both ways as one way, or half. Sending in pieces is always between the two.
+# Open MPI's rendezvous of large messages asks before it sends, and where both ranks send at once
+# the answer may wait behind all the data of the other direction, or not: as the job happens to
+# begin, the link is as fast both ways as one way, or half. Sending in pieces is between the two.
 PARAMETERS = {"btl_tcp_flags": "1"}
 RINGS = (1, 2, 4)
-KEY = ("what", "dtype", "direction", "mask", "ranks", "block")  # what rounds have in common
+# What rounds have in common. `size` is the block, or on two hosts, whose law is measured anew in
+# each round, how often the law's block it is to be.
+KEY = ("what", "dtype", "direction", "mask", "ranks", "size")
 
 
 def parse():
@@ -119,7 +121,7 @@ class Place:
                 "what": what, "mask": mask, "direction": direction, "dtype": self.options.dtype,
                 "ranks": ranks, "block": block,
                 "predicted": plan["attention_call"][f"{direction}_seconds"],
-                "measured": self.bench(mask, ranks, block, direction)["seconds"],
+                "measured": self.bench(mask, ranks, block, direction)["best_seconds"],
             }  # fmt: skip
 
 
@@ -131,13 +133,11 @@ def on_hosts(options, folder):
         for mask in options.mask:
             law = place.plan(mask, 2, 1024)["law"]
             for multiple in options.multiples:
-                # Of two sizes an octave, so that rounds have them in common.
-                steps = round(2 * math.log2(multiple * law["block"]))
-                block = max(64, round(2 ** (steps / 2) / 64) * 64)
+                block = max(64, round(multiple * law["block"] / 64) * 64)
                 for record in place.compare("hosts", mask, 2, block):
                     crossing = "block" if record["direction"] == "forward" else "backward_block"
-                    yield {**record, "rate": options.rate, "law_block": law[crossing],
-                           "hardware": hardware}  # fmt: skip
+                    yield {**record, "size": multiple, "rate": options.rate,
+                           "law_block": law[crossing], "hardware": hardware}  # fmt: skip
 
 
 def on_ranks(options, folder):
@@ -155,7 +155,7 @@ def on_ranks(options, folder):
             for block in options.rank_blocks:
                 share = min(1.0, cores / ranks)
                 for record in place.compare("ranks", mask, ranks, block, share):
-                    yield {**record, "hardware": hardware}
+                    yield {**record, "size": block, "hardware": hardware}
 
 
 def measure(options, keep):
@@ -186,10 +186,11 @@ def summarize(records):
         key = tuple(record[name] for name in KEY)
         groups.setdefault(key, []).append(record)
     rows = []
-    for (what, dtype, direction, mask, ranks, block), group in groups.items():
+    for (what, dtype, direction, mask, ranks, _), group in groups.items():
         rows.append({
             "what": what, "dtype": dtype, "direction": direction, "mask": mask, "ranks": ranks,
-            "block": block, "rounds": len(group),
+            "block": round(statistics.median(record["block"] for record in group)),
+            "rounds": len(group),
             "predicted": statistics.median(record["predicted"] for record in group),
             "measured": statistics.median(record["measured"] for record in group),
             "ratio": statistics.median(r["predicted"] / r["measured"] for r in group),

@@ -103,14 +103,14 @@ def draw_efficiency(options):
 
 
 def medians(records):
-    by_block = {}
+    """Of the rounds: block, predicted and measured seconds."""
+    by_size = {}
     for record in records:
-        by_block.setdefault(record["block"], []).append(record)
+        by_size.setdefault(record["size"], []).append(record)
     return [
-        (block, *(statistics.median(record[name] for record in group)
-                  for name in ("predicted", "measured")))
-        for block, group in sorted(by_block.items())
-    ]  # fmt: skip
+        [statistics.median(r[name] for r in group) for name in ("block", "predicted", "measured")]
+        for _, group in sorted(by_size.items())
+    ]
 
 
 def draw_prediction(options):

@@ -31,6 +31,8 @@ struct Hardware {
   ComputeRate f32, bf16;
   double link_bytes_per_second = 0;  // each way
   double link_delay = 0;             // seconds a message
+  double call_seconds =
+      0;  // of a call on a ring, beside its steps: ranks agree on shapes, and meet
   double memory_bytes = 0;
   std::string note;  // what a device is, where the name does not say
 

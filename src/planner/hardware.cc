@@ -100,6 +100,7 @@ void Validate(const Hardware& hardware) {
   if (!any) throw UsageError("hardware '" + hardware.name + "' has neither f32 nor bf16 rates");
   RequirePositive(hardware, "link.bytes_per_second", hardware.link_bytes_per_second);
   RequireAtLeastZero(hardware, "link.delay_seconds", hardware.link_delay);
+  RequireAtLeastZero(hardware, "link.call_seconds", hardware.call_seconds);
   RequirePositive(hardware, "memory_bytes", hardware.memory_bytes);
 }
 

@@ -95,12 +95,13 @@ Hardware ReadHardware(const std::string& path) {
   const Fields file(path, "", json);
   file.AllowOnly({"name", "f32", "bf16", "link", "memory_bytes", "note"});
   const Fields link = file.Object("link");
-  link.AllowOnly({"bytes_per_second", "delay_seconds"});
+  link.AllowOnly({"bytes_per_second", "delay_seconds", "call_seconds"});
   Hardware hardware{.name = file.Text("name", path),
                     .f32 = ReadRate(file, "f32"),
                     .bf16 = ReadRate(file, "bf16"),
                     .link_bytes_per_second = link.Number("bytes_per_second"),
                     .link_delay = link.Number("delay_seconds", 0),
+                    .call_seconds = link.Number("call_seconds", 0),
                     .memory_bytes = file.Number("memory_bytes"),
                     .note = file.Text("note", "")};
   try {
@@ -118,7 +119,8 @@ std::string FormatHardware(const Hardware& hardware) {
     if (rate.products > 0) json[std::string(Name(dtype))] = RateToJson(rate);
   }
   json["link"] = {{"bytes_per_second", hardware.link_bytes_per_second},
-                  {"delay_seconds", hardware.link_delay}};
+                  {"delay_seconds", hardware.link_delay},
+                  {"call_seconds", hardware.call_seconds}};
   json["memory_bytes"] = hardware.memory_bytes;
   if (!hardware.note.empty()) json["note"] = hardware.note;
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);

@@ -108,6 +108,16 @@ TEST(BlockLaw, WhatChangesIt) {
   EXPECT_GT(c, full);
 }
 
+// Queries travel with dO and dq in f32; with two heads a kv_head keys do, with dk and dv.
+TEST(BlockLaw, OfBackward) {
+  PlanOptions options = Options("7b", "tpu-v4", 16);
+  options.causal = false;
+  const double paper = 275e12 / 268e9;
+  EXPECT_NEAR(MakePlan(options).law.backward_block, (2 * 2 + 4 + 8 / 128.0) / 10 * paper, 1e-6);
+  options.model.kv_heads = options.model.heads / 2;
+  EXPECT_NEAR(MakePlan(options).law.backward_block, 0.5 * (2 * 2 + 8) / 10.0 * paper, 1e-6);
+}
+
 // From the law's block size on nothing waits; below it the ring does.
 TEST(BlockLaw, IsWhereTheSimulationStopsWaiting) {
   for (const Layout layout : {Layout::kContiguous, Layout::kStriped, Layout::kZigzag}) {
@@ -208,6 +218,17 @@ TEST(Plan, EfficiencyAndBatchScale) {
   EXPECT_EQ(rings.tokens, 2 * half.tokens);
 }
 
+TEST(Plan, ACallTakesWhatRanksNeedToMeet) {
+  PlanOptions options = Options("7b", "tpu-v4", 16);
+  options.context = 1 << 17;
+  const AttentionCallTime before = MakePlan(options).attention;
+  options.hardware.call_seconds = before.forward;
+  const AttentionCallTime after = MakePlan(options).attention;
+  EXPECT_NEAR(after.forward, 2 * before.forward, 1e-9 * before.forward);
+  EXPECT_NEAR(after.forward_efficiency, before.forward_efficiency / 2, 1e-9);
+  EXPECT_NEAR(after.backward, before.backward + before.forward, 1e-9 * before.forward);
+}
+
 TEST(Plan, RefusesTheImpossible) {
   const auto refuses = [](const PlanOptions& options, const std::string& words) {
     EXPECT_THAT([&] { MakePlan(options); }, ThrowsMessage<UsageError>(HasSubstr(words)));
@@ -256,6 +277,7 @@ TEST_F(HardwareFile, ReadsWhatItWrites) {
   hardware.f32.row_seconds = 1.25e-9;
   hardware.f32.attention_backward = 3e12;
   hardware.link_delay = 7e-6;
+  hardware.call_seconds = 3e-4;
   const std::string text = FormatHardware(hardware);
   EXPECT_EQ(FormatHardware(Read(text)), text);
 }

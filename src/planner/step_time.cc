@@ -28,11 +28,15 @@ double AroundOnce(const PlanOptions& options, double bytes) {
 AttentionTimes TimeAttention(const PlanOptions& options, double rows) {
   const RingTimeline forward = SimulateRing(AttentionRing(options, Pass::kForward, rows));
   const RingTimeline backward = SimulateRing(AttentionRing(options, Pass::kBackward, rows));
+  const double extra = options.ring > 1 ? options.hardware.call_seconds : 0;
+  const auto efficiency = [extra](const RingTimeline& timeline) {
+    return timeline.Efficiency() * timeline.seconds / (timeline.seconds + extra);
+  };
   return {
-      .call = {.forward = forward.seconds,
-               .backward = backward.seconds,
-               .forward_efficiency = forward.Efficiency(),
-               .backward_efficiency = backward.Efficiency()},
+      .call = {.forward = forward.seconds + extra,
+               .backward = backward.seconds + extra,
+               .forward_efficiency = efficiency(forward),
+               .backward_efficiency = efficiency(backward)},
       .forward_compute = forward.LongestCompute(),
       .backward_compute = backward.LongestCompute(),
       .compute_balance = (forward.LongestCompute() + backward.LongestCompute()) /
