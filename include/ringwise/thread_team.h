@@ -49,8 +49,8 @@ class ThreadTeam {
   // the first exception.
   void Run(const std::function<void(int thread)>& task);
 
-  // The same of tasks that decide what is allocated, or allocate: called in rehearsals too, there by
-  // one thread after the other.
+  // The same of tasks that decide what is allocated, or allocate: called in rehearsals too, there
+  // by one thread after the other.
   void Prepare(const std::function<void(int thread)>& task);
   void PrepareEach(int64_t count, const std::function<void(int64_t index, int thread)>& body);
 

@@ -46,6 +46,11 @@ class Llama::Impl {
   const ModelConfig& config() const { return config_; }
   std::vector<Parameter>& parameters() { return parameters_; }
 
+  void UseAttention(AttentionDesign design) {
+    design_ = design;
+    workspace_.reset();
+  }
+
   void Initialize(uint64_t seed) {
     InitializeParameters(context_, parameters_, config_.layers, seed);
     ParametersChanged();
@@ -100,7 +105,8 @@ class Llama::Impl {
  private:
   Tensor ForwardLayers(Communicator& ring, const TokenBatch& batch, double rope_theta) {
     const SequenceShard shard = Shard(ring, batch, rope_theta);
-    BlockWorkspace work(gemm_, config_, compute_, shard.rows(), BlockWorkspace::Memory::kFrugal);
+    BlockWorkspace work(gemm_, config_, compute_, shard.rows(), BlockWorkspace::Memory::kFrugal,
+                        Blocks());
     Tensor x = Embed(batch, work);
     for (DecoderLayer& layer : layers_) layer.ForwardOnly(shard, work, x);
     return x;
@@ -112,9 +118,15 @@ class Llama::Impl {
       workspace_.reset();
       workspace_ = std::make_unique<BlockWorkspace>(
           gemm_, config_, compute_, rows,
-          keeps ? BlockWorkspace::Memory::kKept : BlockWorkspace::Memory::kFrugal);
+          keeps ? BlockWorkspace::Memory::kKept : BlockWorkspace::Memory::kFrugal, Blocks());
     }
     return *workspace_;
+  }
+
+  BlockWorkspace::Blocks Blocks() const {
+    const bool whole =
+        design_ == AttentionDesign::kVanilla || design_ == AttentionDesign::kMemoryEfficient;
+    return whole ? BlockWorkspace::Blocks::kWhole : BlockWorkspace::Blocks::kRows;
   }
 
   LossSum ForwardBackwardHead(const Tensor& x, std::span<const int32_t> targets,
@@ -130,6 +142,7 @@ class Llama::Impl {
   }
 
   SequenceShard Shard(Communicator& ring, const TokenBatch& batch, double rope_theta) const {
+    CheckRingOf(design_, ring.size());
     if (batch.positions.size() != static_cast<size_t>(ring.size())) {
       throw ShapeError(fmt::format("a batch needs the positions of all {} ranks, found {}",
                                    ring.size(), batch.positions.size()));
@@ -157,20 +170,23 @@ class Llama::Impl {
     RingAttentionOptions attention;
     attention.mask = ModelMask(config_);
     attention.mask.segments = batch.documents;
+    attention.mask.slices = batch.slices;
     attention.dropout = batch.dropout;
     attention.query_positions = batch.positions;
     attention.key_positions = batch.positions;
     int64_t sequence = 0;
     for (const Positions& positions : batch.positions) sequence += Count(positions);
     // The same on every rank, whatever the length of its own shard.
-    const int64_t groups =
-        sequence < kRowsWorthGrouping * ring.size() ? 1 : std::min(kHeadGroups, config_.kv_heads);
-    return {ring, std::move(attention), rope_theta, batch.batch, length, groups};
+    const bool groups =
+        design_ != AttentionDesign::kVanilla && sequence >= kRowsWorthGrouping * ring.size();
+    const int64_t head_groups = groups ? std::min(kHeadGroups, config_.kv_heads) : 1;
+    return {ring, std::move(attention), rope_theta, batch.batch, length, head_groups, design_};
   }
 
   Context& context_;
   const ModelConfig config_;
   const DType compute_;
+  AttentionDesign design_ = AttentionDesign::kRing;
   Gemm gemm_;
   std::vector<Parameter> parameters_;
   OuterParameters outer_;
@@ -185,6 +201,7 @@ Llama::~Llama() = default;
 
 const ModelConfig& Llama::config() const { return impl_->config(); }
 std::vector<Parameter>& Llama::parameters() { return impl_->parameters(); }
+void Llama::UseAttention(AttentionDesign design) { impl_->UseAttention(design); }
 void Llama::Initialize(uint64_t seed) { impl_->Initialize(seed); }
 void Llama::ParametersChanged() { impl_->ParametersChanged(); }
 void Llama::ZeroGradients() { impl_->ZeroGradients(); }
