@@ -131,6 +131,7 @@ void RankTrainer::MakeModel() {
     model_ = std::make_unique<Llama>(rank_.context, config, options_.compute);
     if (options_.resume.empty()) model_->Initialize(options_.seed);
   }
+  model_->UseAttention(options_.attention);
   optimizer_ = std::make_unique<AdamW>(rank_.context, model_->parameters(),
                                        AdamWOptions{.beta1 = options_.beta1,
                                                     .beta2 = options_.beta2,

@@ -159,6 +159,7 @@ std::string ToToml(const TrainOptions& options) {
   number("timeout", options.mesh.timeout_seconds);
   name("layout", std::string(Name(options.layout)));
   name("dtype", std::string(Name(options.compute)));
+  name("attention", std::string(Name(options.attention)));
   name("recompute", RecomputeName(options.recompute));
   number("steps", options.steps);
   number("context", options.context);

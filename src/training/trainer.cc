@@ -48,6 +48,7 @@ TrainResult Train(const TrainOptions& given) {
   Shared shared;
   const auto train = [&](Rank& rank) {
     Validate(options);
+    CheckRingOf(options.attention, rank.ring.size());
     RankTrainer trainer(rank, options, shared.OpenCorpus(options));
     shared.CatchSignals();
     try {

@@ -21,10 +21,13 @@ namespace ringwise {
 
 namespace {
 
-// Shards shorter than this do without head groups: their memory is small, and every group costs a
-// round of messages.
-constexpr int64_t kRowsWorthGrouping = 1024;
-constexpr int64_t kHeadGroups = 2;
+// What the ring holds, and attention's sums in f32, are divided by the number of head groups, and
+// every group costs a round of messages: few for short shards, whose memory is small. Of shards of
+// so many rows on average:
+int64_t HeadGroups(int64_t rows) {
+  if (rows < 1024) return 1;
+  return rows < 4096 ? 2 : 4;
+}
 
 }  // namespace
 
@@ -177,10 +180,10 @@ class Llama::Impl {
     int64_t sequence = 0;
     for (const Positions& positions : batch.positions) sequence += Count(positions);
     // The same on every rank, whatever the length of its own shard.
-    const bool groups =
-        design_ != AttentionDesign::kVanilla && sequence >= kRowsWorthGrouping * ring.size();
-    const int64_t head_groups = groups ? std::min(kHeadGroups, config_.kv_heads) : 1;
-    return {ring, std::move(attention), rope_theta, batch.batch, length, head_groups, design_};
+    const int64_t groups = design_ == AttentionDesign::kVanilla
+                               ? 1
+                               : std::min(HeadGroups(sequence / ring.size()), config_.kv_heads);
+    return {ring, std::move(attention), rope_theta, batch.batch, length, groups, design_};
   }
 
   Context& context_;
