@@ -5,7 +5,8 @@
     build/venv/bin/python benchmarks/designs_picture.py build/designs.json --out docs
 
 Writes designs_memory, designs_largest, designs_time and designs_balance, each as .svg and .png.
-Several files are read as one, so that a long run may be made in parts (--table, --design, --ranks).
+Several files are read as one, so that a long run may be made in parts (--table, --design, --ranks);
+a figure without records is left out.
 """
 
 import argparse
@@ -57,9 +58,8 @@ def read(paths):
         for line in path.read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
             tables.setdefault(record["table"], []).append(record)
-    missing = {"balance", "memory", "time", "largest"} - set(tables)
-    if missing:
-        sys.exit(f"no records of {', '.join(sorted(missing))}: run bench context for these tables")
+    if not tables:
+        sys.exit("no records: write them with `ringwise bench context --json`")
     return tables
 
 
@@ -68,7 +68,7 @@ def log_axis(axis, ticks, texts):
     axis.set_minor_locator(matplotlib.ticker.NullLocator())
 
 
-def memory(records, budget):
+def memory(records):
     figure, axes = plt.subplots(figsize=(6.4, 4.2))
     most = max(record["ranks"] for record in records)
     lines = [("vanilla", 1), ("memory_efficient", 1), ("blockwise", 1), ("zigzag", most)]
@@ -81,8 +81,8 @@ def memory(records, budget):
         )
         name = f"zigzag ring of {ranks}" if ranks > 1 else label(design)
         axes.plot(*zip(*points), marker="o", markersize=4, color=COLOURS[design], label=name)
-    axes.axhline(budget / MIB, color="black", linewidth=0.8, linestyle="--")
-    axes.text(contexts[0], budget / MIB * 1.08, f"budget of {budget / MIB:g} MiB", fontsize=9)
+    axes.axhline(64, color="black", linewidth=0.8, linestyle="--")
+    axes.text(contexts[-1], 64 * 1.08, "64 MiB", fontsize=9, ha="right")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     log_axis(axes.xaxis, contexts, [tokens(context) for context in contexts])
@@ -95,7 +95,8 @@ def memory(records, budget):
     return figure
 
 
-def largest(records, budget):
+def largest(records):
+    budget = records[0]["budget"]
     figure, axes = plt.subplots(figsize=(6.4, 4.2))
     rings = sorted({record["ranks"] for record in records})
     found = {(record["design"], record["ranks"]): record["context"] for record in records}
@@ -184,14 +185,9 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs"), metavar="DIR")
     options = parser.parse_args()
     tables = read(options.records)
-    budget = tables["largest"][0]["budget"]
-    figures = {
-        "memory": memory(tables["memory"], budget),
-        "largest": largest(tables["largest"], budget),
-        "time": time(tables["time"]),
-        "balance": balance(tables["balance"]),
-    }
-    for name, figure in figures.items():
+    draw = {"memory": memory, "largest": largest, "time": time, "balance": balance}
+    for name, records in tables.items():
+        figure = draw[name](records)
         figure.tight_layout()
         for kind in ("svg", "png"):
             path = options.out / f"designs_{name}.{kind}"

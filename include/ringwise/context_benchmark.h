@@ -57,6 +57,7 @@ struct ContextOptions {
   // Ascending. Those at which a design needs 64 budgets are not shown, 16 budgets not timed.
   std::vector<int64_t> memory_contexts = {1024, 2048, 4096, 8192, 16384, 32768, 65536};
   std::vector<int64_t> time_contexts = {1024, 4096, 16384};
+  bool trains = true;      // the largest contexts, for a step each; else dry runs alone find them
   double min_seconds = 2;  // of timed steps, at least three
   bool progress = false;
 };
@@ -77,7 +78,7 @@ struct ContextLargest {
   int ranks = 1;
   int64_t context = 0;    // tokens
   int64_t predicted = 0;  // working bytes of the dry run
-  int64_t measured = 0;   // of the real step
+  int64_t measured = 0;   // of the real step; 0 and so below where there is none
   double loss = 0;        // of that step, nats a token
   double seconds = 0;     // of it
 };

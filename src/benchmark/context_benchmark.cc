@@ -79,7 +79,8 @@ ContextMemory MemoryOf(const ContextOptions& options, const ContextDesign& desig
   return memory;
 }
 
-// The largest context whose step holds no more than the budget: doubled, then bisected.
+// The largest context whose step holds no more than the budget, to a token a rank: doubled, then
+// sought around where the budget lies on a straight line, then bisected.
 ContextLargest LargestOf(const ContextOptions& options, const ContextDesign& design, int ranks) {
   const auto held = [&](int64_t context) {
     return RehearseContext(options, design, ranks, context);
@@ -95,19 +96,33 @@ ContextLargest LargestOf(const ContextOptions& options, const ContextDesign& des
         design.name, ranks, static_cast<double>(largest.predicted) / (1 << 20),
         static_cast<double>(options.budget) / (1 << 20)));
   }
-  int64_t beyond = 2 * largest.context;
+  int64_t beyond = 0;  // a context that does not fit, and what it holds
+  int64_t beyond_bytes = 0;
   const auto fits = [&](int64_t context) {
     const int64_t bytes = held(context);
-    if (bytes > options.budget) return false;
-    largest.context = context;
-    largest.predicted = bytes;
-    return true;
+    const bool fit = bytes <= options.budget;
+    (fit ? largest.context : beyond) = context;
+    (fit ? largest.predicted : beyond_bytes) = bytes;
+    return fit;
   };
-  while (fits(beyond)) beyond *= 2;
-  while (beyond - largest.context > ranks) {
-    const int64_t middle = largest.context + (beyond - largest.context) / 2;
-    if (!fits(middle)) beyond = middle;
+  while (fits(2 * largest.context)) {
   }
+  const double share = static_cast<double>(options.budget - largest.predicted) /
+                       static_cast<double>(beyond_bytes - largest.predicted);
+  const auto between = [&](int64_t context) {
+    return std::clamp(context, largest.context + 1, beyond - 1);
+  };
+  const auto line =
+      largest.context + static_cast<int64_t>(share * static_cast<double>(beyond - largest.context));
+  const auto open = [&] { return beyond - largest.context > ranks; };
+  if (open()) {
+    const bool below = fits(between(line));
+    for (int64_t step = ranks; open(); step *= 4) {
+      const int64_t next = below ? largest.context + step : beyond - step;
+      if (fits(between(next)) != below) break;
+    }
+  }
+  while (open()) fits(largest.context + (beyond - largest.context) / 2);
   return largest;
 }
 
@@ -274,6 +289,7 @@ class Comparison {
       costs.push_back(4 * CostOf(options_, *timed.design, timed.context));
     }
     for (const Found& found : found_) {
+      if (!options_.trains) break;
       costs.push_back(CostOf(options_, *found.design, found.largest.context));
     }
     return costs;
@@ -301,6 +317,10 @@ class Comparison {
   void Train(CaseProgress& progress) {
     for (const Found& found : found_) {
       const ContextLargest& largest = found.largest;
+      if (!options_.trains) {
+        on_result_.largest(*found.design, largest);
+        continue;
+      }
       progress.Begin(fmt::format("a step of {} on {} ranks at context {}", found.design->name,
                                  largest.ranks, largest.context));
       ContextLargest trained =

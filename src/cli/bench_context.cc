@@ -84,17 +84,20 @@ OnContextResult Printer(const ContextFlags& flags, ContextTables& tables) {
       BenchRecord record = RecordOf("largest", flags, design, largest.ranks, largest.context);
       record["budget"] = flags.options.budget;
       record["predicted"] = largest.predicted;
-      record["measured"] = largest.measured;
-      record["loss"] = largest.loss;
-      record["seconds"] = largest.seconds;
+      if (flags.options.trains) {
+        record["measured"] = largest.measured;
+        record["loss"] = largest.loss;
+        record["seconds"] = largest.seconds;
+      }
       return PrintRecord(record);
     }
-    tables.Row(fmt::format("Largest context within {:g} MiB a rank, each trained for one step",
-                           flags.budget),
-               "   MiB held  of a dry run   loss     seconds", design, largest.ranks,
-               largest.context,
-               fmt::format("{:>11.3f}{:>14.3f}{:>7.3f}{:>12.2f}", MiB(largest.measured),
-                           MiB(largest.predicted), largest.loss, largest.seconds));
+    const std::string step = flags.options.trains
+                                 ? fmt::format("{:>16.3f}{:>7.3f}{:>10.2f}", MiB(largest.measured),
+                                               largest.loss, largest.seconds)
+                                 : fmt::format("{:>16}{:>7}{:>10}", "-", "-", "-");
+    tables.Row(fmt::format("Largest context within {:g} MiB a rank", flags.budget),
+               "  dry run, MiB  real step, MiB   loss   seconds", design, largest.ranks,
+               largest.context, fmt::format("{:>14.3f}{}", MiB(largest.predicted), step));
   };
   printer.time = [&flags, &tables, json](const ContextDesign& design, const ContextTime& time) {
     if (json) {
@@ -196,6 +199,11 @@ void AddBenchContext(CLI::App& bench) {
            "Contexts whose memory is shown", "TOKENS,...");
   ListFlag(*command, "--time-context", flags->options.time_contexts,
            "Contexts at which designs are timed, but those that need 16 budgets", "TOKENS,...");
+  command->add_flag_callback(
+      "--dry", [flags] { flags->options.trains = false; },
+      "Find the largest contexts by dry runs alone, without the real step of each, which takes "
+      "most "
+      "of the time");
   AddDTypeFlag(*command, flags->dtype);
   AddBenchOutputFlags(*command, flags->bench);
   AddConfigFlag(*command);

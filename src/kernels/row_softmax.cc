@@ -4,6 +4,8 @@
 #define HWY_TARGET_INCLUDE "kernels/row_softmax.cc"
 #include "hwy/foreach_target.h"
 // foreach_target.h must come first.
+#include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "hwy/contrib/math/math-inl.h"
@@ -15,28 +17,33 @@ HWY_BEFORE_NAMESPACE();
 namespace ringwise {
 namespace HWY_NAMESPACE {
 
+// NaN if any score is: vector maxima would drop it, and so would the exponential.
 float LargestOf(const float* HWY_RESTRICT scores, int64_t keys) {
   const hn::ScalableTag<float> d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   auto highest = hn::Set(d, -std::numeric_limits<float>::infinity());
+  bool found_nan = false;
   int64_t j = 0;
-  for (; j + lanes <= keys; j += lanes) highest = hn::Max(highest, hn::LoadU(d, scores + j));
+  for (; j + lanes <= keys; j += lanes) {
+    const auto values = hn::LoadU(d, scores + j);
+    found_nan |= !hn::AllFalse(d, hn::IsNaN(values));
+    highest = hn::Max(highest, values);
+  }
   float largest = hn::GetLane(hn::MaxOfLanes(d, highest));
-  for (; j < keys; ++j) largest = scores[j] > largest ? scores[j] : largest;
-  return largest;
+  for (; j < keys; ++j) {
+    found_nan |= std::isnan(scores[j]);
+    largest = std::max(largest, scores[j]);
+  }
+  return found_nan ? std::numeric_limits<float>::quiet_NaN() : largest;
 }
 
-// A NaN among the scores makes the sum, and with it the row, NaN.
 template <class T>
 void ForwardRow(const float* HWY_RESTRICT scores, int64_t keys, float scale,
                 T* HWY_RESTRICT probabilities) {
   const float largest = LargestOf(scores, keys);
-  if (largest == -std::numeric_limits<float>::infinity()) {
-    ForEachLane(keys, [&](auto d, int64_t j) HWY_ATTR {
-      // Not simply 0: NaN stays NaN.
-      const auto values = hn::LoadU(d, scores + j);
-      StoreF32(hn::IfThenElse(hn::IsNaN(values), values, hn::Zero(d)), d, probabilities + j);
-    });
+  const bool sees_nothing = largest == -std::numeric_limits<float>::infinity();
+  if (sees_nothing || std::isnan(largest)) {
+    std::fill_n(probabilities, keys, T(sees_nothing ? 0.0f : largest));
     return;
   }
   const auto exponential = [&](auto d, int64_t j) HWY_ATTR {

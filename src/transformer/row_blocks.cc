@@ -45,7 +45,8 @@ TensorView BlockWorkspace::Rows(Tensor& tensor, int64_t rows, int64_t columns) {
 }
 
 void BlockWorkspace::Release() {
-  if (keeps_ || rows_ < kBlocksToRelease * kBlockRows) return;
+  const bool large = rows_ >= kBlocksToRelease * kBlockRows || block_rows_ > kBlockRows;
+  if (keeps_ || !large) return;
   for (Tensor* tensor :
        {&residual_, &normed_, &normed_gradient_, &gate_up_, &inner_, &inner_gradient_}) {
     *tensor = Tensor();
