@@ -118,6 +118,35 @@ class Bench(support.TestCase):
         (record,) = records(bench("train", "--case", "tiny-f32", "--json", ranks=2, check=True))
         self.assertEqual(record["ring"], 2)
 
+    def test_designs(self):
+        result = bench(
+            "context", "--budget", 3, "--ranks", "1,2", "--memory-context", 300,
+            "--time-context", 200, "--json", check=True,
+        )  # fmt: skip
+        tables = {}
+        for record in records(result):
+            tables.setdefault(record["table"], []).append(record)
+        self.assertEqual(list(tables), ["balance", "memory", "time", "largest"])
+        losses = {record["design"]: record["loss"] for record in tables["time"]}
+        self.assertEqual(len(losses), 7)
+        self.assertGreater(abs(losses.pop("sparse") / losses["ring"] - 1), 1e-5)
+        self.assertLess(max(losses.values()) / min(losses.values()) - 1, 1e-5)
+        self.assertEqual(len(tables["largest"]), 3 + 4 * 2)
+        for record in tables["largest"]:
+            self.assertEqual(record["measured"], record["predicted"])
+            self.assertLessEqual(record["measured"], 3 << 20)
+
+    def test_designs_refuse(self):
+        for wrong, words in (
+            (("--budget", 0.01), ("needs", "--budget")),
+            (("--design", "flash"), ("flash", "memory_efficient", "zigzag")),
+            (("--table", "speed"), ("speed", "balance")),
+            (("--ranks", "1,0"), ("--ranks", "above 0")),
+            (("--ranks", "two"), ("--ranks", "whole number")),
+        ):
+            self.assert_one_line_error(bench("context", *wrong), 2, *words)
+        self.assertEqual(bench("context", "--table", "balance", ranks=2).returncode, 2)
+
     def test_a_table_for_people(self):
         lines = bench("train", "--case", "tiny-*", check=True).stdout.splitlines()
         self.assertEqual(len(lines), 3)

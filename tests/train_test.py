@@ -115,6 +115,12 @@ class SameLosses(TrainTestCase):
             run = self.train(recompute, ring=2, threads=2, recompute=recompute)
             self.assert_losses(losses(run), one, message=recompute)
 
+    def test_any_attention_design(self):
+        one = losses(self.train("one", ring=1))
+        for design in ["vanilla", "memory_efficient", "blockwise"]:
+            run = self.train(design, ring=1, attention=design)
+            self.assert_losses(losses(run), one, message=design)
+
     def test_data_parallel_and_accumulation_are_larger_batches(self):
         large = losses(self.train("large", batch=4, steps=8))
         for name, changed in {
@@ -519,6 +525,8 @@ class BadInput(TrainTestCase):
         self.refuse(2, "--batch", batch=0)
         self.refuse(2, "layout", "zigzga", layout="zigzga")
         self.refuse(2, "--recompute", recompute="all")
+        self.refuse(2, "attention", "memory_efficient", "flash", attention="flash")
+        self.refuse(2, "vanilla", "ring of 2", attention="vanilla", ring=2)
         self.refuse(2, "--context-schedule", context_schedule="64-5")
         self.refuse(2, "--max-seconds", context_schedule="64:50%,128:50%", steps=None)
         self.refuse(2, "--vocab", vocab=100)

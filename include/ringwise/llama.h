@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "ringwise/attention_design.h"
 #include "ringwise/communicator.h"
 #include "ringwise/context.h"
 #include "ringwise/dropout.h"
@@ -52,6 +53,9 @@ struct TokenBatch {
   // Documents packed in the whole sequences, the same on every rank of the ring: they do not see
   // each other. Null: each sequence is one.
   std::shared_ptr<const SegmentMap> documents = {};
+  // Rectangles of positions, of some query heads or all, in whose union a pair must lie besides;
+  // the same on every rank. Null: everywhere.
+  std::shared_ptr<const std::vector<MaskSlice>> slices = {};
   // Of attention's probabilities, in training alone. Each layer draws from a seed of its own made
   // from this one; first_batch says which sequence of the step is the first here.
   Dropout dropout = {};
@@ -73,6 +77,10 @@ class Llama {
 
   const ModelConfig& config() const;
   std::vector<Parameter>& parameters();  // in Hugging Face's order
+
+  // How layers are computed from now on; kRing at first. The first three designs take a ring of one
+  // in every pass, else UsageError. Loss and gradients are the same up to rounding.
+  void UseAttention(AttentionDesign design);
 
   // Normal(0, 0.02), output projections of a layer divided by sqrt(2 layers); norms 1. The same for
   // any ring: a function of the seed and each parameter's name.

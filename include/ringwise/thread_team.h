@@ -34,27 +34,39 @@ class ThreadTeam {
   // many threads, outlives the team; it then shows what each member did when. Null: nothing is
   // recorded.
   explicit ThreadTeam(int threads, Tracer* trace = nullptr);
+  // A team that does no work: Run and ForEach return without calling their tasks. What is called
+  // with it allocates and sends what it would, in no time, and leaves its results undefined: how
+  // memory is metered without computing. It starts no thread. Throws UsageError likewise.
+  static ThreadTeam Rehearsal(int threads);
   ~ThreadTeam();
   ThreadTeam(const ThreadTeam&) = delete;
   ThreadTeam& operator=(const ThreadTeam&) = delete;
 
   int size() const;
+  bool rehearses() const;
 
   // Calls task(thread) once on every member and returns when all are done. If tasks throw, rethrows
   // the first exception.
   void Run(const std::function<void(int thread)>& task);
+
+  // The same of tasks that decide what is allocated, or allocate: called in rehearsals too, there
+  // by one thread after the other.
+  void Prepare(const std::function<void(int thread)>& task);
+  void PrepareEach(int64_t count, const std::function<void(int64_t index, int thread)>& body);
 
   // Calls body(index, thread) for every index in [0, count), each once, whichever member is free
   // next. Results must not depend on which member ran what: write by index, never accumulate by
   // arrival.
   void ForEach(int64_t count, const std::function<void(int64_t index, int thread)>& body);
 
-  // Inside Run: returns once every member has called it. If a member has thrown, throws Error
-  // instead.
+  // Inside Run: returns once every member has called it, in a rehearsal at once. If a member has
+  // thrown, throws Error instead.
   void Barrier();
 
  private:
   class State;
+  explicit ThreadTeam(std::unique_ptr<State> state);
+
   std::unique_ptr<State> state_;
 };
 

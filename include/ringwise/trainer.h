@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "ringwise/attention_design.h"
 #include "ringwise/classifier.h"
 #include "ringwise/classify.h"
 #include "ringwise/dtype.h"
@@ -75,6 +76,7 @@ struct TrainOptions {
   MeshOptions mesh;
   Layout layout = Layout::kZigzag;
   DType compute = DType::kF32;
+  AttentionDesign attention = AttentionDesign::kRing;
   Recompute recompute = Recompute::kAttention;
 
   int64_t steps = 0;  // 0: the schedule's sum, or 1000 without a schedule

@@ -12,7 +12,7 @@ BlockHulls::BlockHulls(ThreadTeam& team, const Mask& mask, const AttentionShape&
   batches_ = distinct.back().first.batch + 1;
   heads_ = distinct.back().first.head + 1;
   hulls_.resize(planes() * blocks_);
-  team.ForEach(planes(), [&](int64_t plane, int) {
+  team.PrepareEach(planes(), [&](int64_t plane, int) {
     for (int64_t block = 0; block < blocks_; ++block) {
       hulls_[plane * blocks_ + block] = HullOfVisible(Plane(mask, plane), blocks[block].positions);
     }
@@ -50,7 +50,7 @@ BackwardPlan::BackwardPlan(ThreadTeam& team, const Mask& mask, const AttentionSh
     : groups_(key_tiles.empty() ? 0 : shape.batch * shape.kv_heads),
       tiles_(static_cast<int64_t>(key_tiles.size())) {
   std::vector<TileWork> work(hulls.planes() * tiles_);
-  team.ForEach(static_cast<int64_t>(work.size()), [&](int64_t index, int) {
+  team.PrepareEach(static_cast<int64_t>(work.size()), [&](int64_t index, int) {
     const int64_t plane = index / tiles_;
     work[index] =
         Measure(hulls.Plane(mask, plane), hulls.Of(plane), query_blocks, key_tiles[index % tiles_]);

@@ -49,10 +49,14 @@ class BackwardTeam {
     for (int64_t group = 0; group < plan.groups(); group += at_once) {
       const std::vector<int64_t> bounds =
           plan.Deal(threads, group, std::min(group + at_once, plan.groups()));
+      for (int thread = 0; thread < threads; ++thread) {
+        if (bounds[thread] == bounds[thread + 1]) continue;
+        GrowBuffer(context_.meter, Walk::WorkspaceBytes(problem), workspaces_[thread]);
+        if (bounds[thread] % tile_count != 0) dq.MakePrivate(thread);
+      }
       context_.team.Run([&](int thread) {
         const Range items{bounds[thread], bounds[thread + 1]};
         if (items.size() > 0) {
-          GrowBuffer(context_.meter, Walk::WorkspaceBytes(problem), workspaces_[thread]);
           const Walk walk(problem, kernels, workspaces_[thread].data());
           ProgressCounter counter(progress, thread);
           AttendItems(items, thread, tile_count, dq, [&](int64_t item, int copy) {

@@ -45,11 +45,15 @@ QueryGradient::Panel QueryGradient::Find(float* heads, int64_t head, int64_t beg
           RoundUp(panel->count(), kLanes)};
 }
 
-void QueryGradient::ClearPrivate(int thread) {
+void QueryGradient::MakePrivate(int thread) {
   Buffer& copy = copies_[thread];
   const size_t bytes = group_ * HeadElements() * sizeof(float);
   if (copy.size() != bytes) copy = Buffer(context_.meter, MemoryCategory::kWorkspace, bytes);
-  std::memset(copy.data(), 0, bytes);
+}
+
+void QueryGradient::ClearPrivate(int thread) {
+  const Buffer& copy = copies_[thread];
+  std::memset(copy.data(), 0, copy.size());
 }
 
 void QueryGradient::Reduce(int thread, int64_t group_index, int parts, int index) {

@@ -42,7 +42,9 @@ class QueryGradient {
                         : Find(copies_[copy].as<float>(), batch_head % group_, begin);
   }
 
-  // Makes and zeroes the private copy of the calling thread.
+  // Makes the private copy of a thread; outside the team's tasks.
+  void MakePrivate(int thread);
+  // Zeroes that of the calling thread.
   void ClearPrivate(int thread);
   // Part `index` of `parts` of: sum of head group += the copy of `thread`.
   void Reduce(int thread, int64_t group_index, int parts, int index);

@@ -12,6 +12,7 @@ void AddBench(CLI::App& app) {
   AddBenchAttention(*bench);
   AddBenchRing(*bench);
   AddBenchTrain(*bench);
+  AddBenchContext(*bench);
   AddBenchGemm(*bench);
 }
 

@@ -8,6 +8,7 @@ namespace ringwise {
 
 // One a subcommand of `bench`, each in its own file.
 void AddBenchAttention(CLI::App& bench);
+void AddBenchContext(CLI::App& bench);
 void AddBenchGemm(CLI::App& bench);
 void AddBenchRing(CLI::App& bench);
 void AddBenchTrain(CLI::App& bench);

@@ -202,6 +202,14 @@ void AddTrain(CLI::App& app) {
   AddMeshFlags(*command, options.mesh);
   AddTraceFlag(*command, options.mesh);
   AddLayoutFlag(*command, options.layout);
+  command
+      ->add_option_function<std::string>(
+          "--attention",
+          [&options](const std::string& name) { options.attention = ParseAttentionDesign(name); },
+          "Design of the layers, from most memory to least: vanilla, memory_efficient, blockwise "
+          "(these on one rank), ring")
+      ->default_str("ring")
+      ->type_name("NAME");
   AddDTypeFlag(*command, flags->dtype);
   AddRecomputeFlag(*command, options.recompute);
   AddSeedFlag(*command, options.seed, "Of the weights, the data order and the held-out split");

@@ -158,6 +158,30 @@ TEST(ThreadTeam, AnErrorReleasesTheOthersAndIsRethrown) {
   std::_Exit(1);
 }
 
+TEST(ThreadTeam, ARehearsalPreparesAlone) {
+  ThreadTeam team = ThreadTeam::Rehearsal(3);
+  EXPECT_EQ(team.size(), 3);
+  EXPECT_TRUE(team.rehearses());
+  EXPECT_FALSE(ThreadTeam(3).rehearses());
+  team.Run([](int) { ADD_FAILURE(); });
+  team.ForEach(1, [](int64_t, int) { ADD_FAILURE(); });
+  std::vector<int> members;
+  team.Prepare([&](int thread) {
+    team.Barrier();
+    members.push_back(thread);
+  });
+  EXPECT_EQ(members, (std::vector<int>{0, 1, 2}));
+  std::vector<int64_t> indices;
+  team.PrepareEach(2, [&](int64_t index, int) { indices.push_back(index); });
+  EXPECT_EQ(indices, (std::vector<int64_t>{0, 1}));
+  EXPECT_THROW(ThreadTeam::Rehearsal(0), UsageError);
+  std::atomic<int> prepared{0};
+  ThreadTeam two(2);
+  two.Prepare([&](int) { ++prepared; });
+  two.PrepareEach(5, [&](int64_t, int) { ++prepared; });
+  EXPECT_EQ(prepared, 7);
+}
+
 TEST(ThreadTeam, SaysThatThreadsDoNotStart) {
   EXPECT_EXIT(StartTooManyThreads(), testing::ExitedWithCode(0), "cannot start 1000 threads");
 }

@@ -25,6 +25,11 @@ constexpr int kSpins = 4000;
 // Shorter waits at the end of a task are not worth a bar of a trace.
 constexpr std::chrono::microseconds kShownWait(20);
 
+void RequireOne(int threads) {
+  if (threads >= 1) return;
+  throw UsageError("a team needs 1 thread or more, found " + std::to_string(threads));
+}
+
 void Pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -61,7 +66,9 @@ int AvailableCores() {
 
 class ThreadTeam::State {
  public:
-  State(int size, Tracer* trace) : size_(size), trace_(trace) {
+  State(int size, bool rehearses, Tracer* trace)
+      : size_(size), rehearses_(rehearses), trace_(trace) {
+    if (rehearses) return;
     threads_.reserve(size - 1);
     try {
       for (int member = 1; member < size; ++member) {
@@ -81,8 +88,10 @@ class ThreadTeam::State {
   ~State() { Stop(); }
 
   int size() const { return size_; }
+  bool rehearses() const { return rehearses_; }
 
   void Run(const std::function<void(int)>& task) {
+    if (rehearses_) return;
     task_ = &task;
     failed_.store(false);
     barrier_arrived_.store(0, std::memory_order_relaxed);
@@ -94,7 +103,13 @@ class ThreadTeam::State {
     if (first_error_) std::rethrow_exception(std::exchange(first_error_, nullptr));
   }
 
+  void Prepare(const std::function<void(int)>& task) {
+    if (!rehearses_) return Run(task);
+    for (int member = 0; member < size_; ++member) task(member);
+  }
+
   void Barrier() {
+    if (rehearses_) return;
     // The order matters: a failing member sets `failed_`, then moves the phase, so whoever read the
     // old phase is woken and whoever reads the new one sees the failure.
     const uint32_t phase = barrier_phase_.load(std::memory_order_acquire);
@@ -166,6 +181,7 @@ class ThreadTeam::State {
   }
 
   const int size_;
+  const bool rehearses_;
   Tracer* const trace_;
   std::vector<std::thread> threads_;
   std::exception_ptr first_error_;
@@ -180,19 +196,34 @@ class ThreadTeam::State {
 };
 
 ThreadTeam::ThreadTeam(int threads, Tracer* trace) {
-  if (threads < 1) {
-    throw UsageError("a team needs 1 thread or more, found " + std::to_string(threads));
-  }
-  state_ = std::make_unique<State>(threads, trace);
+  RequireOne(threads);
+  state_ = std::make_unique<State>(threads, false, trace);
+}
+
+ThreadTeam::ThreadTeam(std::unique_ptr<State> state) : state_(std::move(state)) {}
+
+ThreadTeam ThreadTeam::Rehearsal(int threads) {
+  RequireOne(threads);
+  return ThreadTeam(std::make_unique<State>(threads, true, nullptr));
 }
 
 ThreadTeam::~ThreadTeam() = default;
 
 int ThreadTeam::size() const { return state_->size(); }
 
+bool ThreadTeam::rehearses() const { return state_->rehearses(); }
+
 void ThreadTeam::Run(const std::function<void(int)>& task) { state_->Run(task); }
 
+void ThreadTeam::Prepare(const std::function<void(int)>& task) { state_->Prepare(task); }
+
+void ThreadTeam::PrepareEach(int64_t count, const std::function<void(int64_t, int)>& body) {
+  if (!rehearses()) return ForEach(count, body);
+  for (int64_t index = 0; index < count; ++index) body(index, 0);
+}
+
 void ThreadTeam::ForEach(int64_t count, const std::function<void(int64_t, int)>& body) {
+  if (rehearses()) return;
   if (size() == 1 || count <= 1) {
     for (int64_t index = 0; index < count; ++index) body(index, 0);
     return;

@@ -141,6 +141,7 @@ class Gemm::Impl {
   // b [k, n], element (i, j) at from[i * row_stride + j * column_stride] -> packed.
   void PackRight(int thread, const void* from, int64_t k, int64_t n, DType dtype,
                  int64_t row_stride, int64_t column_stride, void* packed) {
+    if (context.team.rehearses()) return;
     Thread& mine = threads_[thread];
     dnnl::memory source(Strided(k, n, dtype, row_stride, column_stride), engine_, Handle(from));
     dnnl::memory target(RightLayout(engine_, k, n, dtype), engine_, packed);
@@ -155,6 +156,7 @@ class Gemm::Impl {
     Thread& mine = threads_[thread];
     Primitive& product = Find(mine, {m, n, k, in == DType::kBF16, out == DType::kBF16, accumulate});
     GrowBuffer(context.meter, product.scratch_bytes, mine.scratch);
+    if (context.team.rehearses()) return;
     product.a.set_data_handle(Handle(a));
     product.b.set_data_handle(Handle(b));
     product.c.set_data_handle(c);
@@ -318,7 +320,7 @@ void Gemm::Multiply(ConstTensorView left, const PackedMatrix& right, TensorView 
     }
     return;
   }
-  team.Run([&](int thread) {
+  team.Prepare([&](int thread) {
     const OneOpenMpThread alone;
     const Range rows = SplitRange(m, team.size(), thread, kRowMultiple);
     if (b.computed != b.dtype) {
@@ -375,7 +377,7 @@ void Gemm::AddWeightGradients(ConstTensorView output_gradient, ConstTensorView i
   const auto prepare = [&]<class T>(int thread, int slice) {
     const Range range = slice_of(slice);
     const int64_t length = range.size();
-    if (length == 0) return;
+    if (length == 0 || team.rehearses()) return;
     const T* dy = output_gradient.at<T>(range.begin);
     const T* x = input.at<T>(range.begin);
     std::byte* left = impl_->transposed.data() + range.begin * out * element;
@@ -395,7 +397,7 @@ void Gemm::AddWeightGradients(ConstTensorView output_gradient, ConstTensorView i
     impl_->PackRight(thread, wide.data(), length, in, computed, in, 1, right);
   };
 
-  team.Run([&](int thread) {
+  team.Prepare([&](int thread) {
     const OneOpenMpThread alone;
     for (int slice = thread; slice < slices; slice += team.size()) {
       DispatchDType(input.dtype,

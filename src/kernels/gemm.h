@@ -32,6 +32,8 @@ class PackedMatrix {
 // may be 0, 1 or odd. The work is split by rows of the output, so the same team size gives the same
 // bits. Primitives are made once a shape and thread and kept here.
 //
+// A rehearsing team multiplies and packs nothing, in the same workspace.
+//
 // Thread rules: the rank's own thread calls it, outside the team's tasks. The context must outlive
 // it. Errors: ShapeError if operands disagree, or if a matrix that must be contiguous is not.
 class Gemm {

@@ -118,10 +118,10 @@ void RmsNormBackward(Context& context, ConstTensorView x, std::span<const float>
   const int64_t width = x.shape[1];
   auto* const f32 = &HWY_DYNAMIC_DISPATCH(BackwardRowF32);
   auto* const b16 = &HWY_DYNAMIC_DISPATCH(BackwardRowBf16);
-  std::vector<std::vector<float>> partial(context.team.size());
+  std::vector<std::vector<float>> partial(context.team.size(), std::vector<float>(width, 0.0f));
   context.team.Run([&](int thread) {
     const Range range = SplitRange(x.shape[0], context.team.size(), thread);
-    std::vector<float> sum(width, 0.0f);
+    std::vector<float>& sum = partial[thread];
     for (int64_t row = range.begin; row < range.end; ++row) {
       const float inverse = inverse_rms[row];
       if (x.dtype == DType::kF32) {
@@ -132,7 +132,6 @@ void RmsNormBackward(Context& context, ConstTensorView x, std::span<const float>
             sum.data());
       }
     }
-    partial[thread] = std::move(sum);
   });
   for (const std::vector<float>& sum : partial) {
     for (int64_t j = 0; j < width; ++j) weight_gradient[j] += sum[j];

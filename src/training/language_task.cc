@@ -85,10 +85,11 @@ void LanguageTask::Begin(TrainState& state) {
   SetRope(state);
   if (!options_.init.empty()) {
     model_ = LoadModel(rank_.context, options_.init, options_.compute);
-    return;
+  } else {
+    model_ = std::make_unique<Llama>(rank_.context, WithPositions(config), options_.compute);
+    model_->Initialize(options_.seed);
   }
-  model_ = std::make_unique<Llama>(rank_.context, WithPositions(config), options_.compute);
-  model_->Initialize(options_.seed);
+  model_->UseAttention(options_.attention);
 }
 
 void LanguageTask::Resume(const TrainState& state, const std::string& checkpoint) {
@@ -111,6 +112,7 @@ void LanguageTask::Resume(const TrainState& state, const std::string& checkpoint
   // A run started by --init has its shapes from there, which config.toml does not repeat.
   const ModelConfig config = options_.init.empty() ? options_.model : ReadModelConfig(checkpoint);
   model_ = std::make_unique<Llama>(rank_.context, WithPositions(config), options_.compute);
+  model_->UseAttention(options_.attention);
 }
 
 std::vector<std::string> LanguageTask::Describe() {

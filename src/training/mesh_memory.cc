@@ -1,5 +1,6 @@
 #include "training/mesh_memory.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -29,6 +30,11 @@ MemoryMeter::Reading LargestPeak(Rank& rank) {
     if (reading.total > largest.total) largest = reading;
   }
   return largest;
+}
+
+int64_t LargestWorking(Rank& rank) {
+  const std::vector<int64_t> working = Gather(rank, rank.context.meter.peak().working);
+  return *std::max_element(working.begin(), working.end());
 }
 
 MemoryBaseline::MemoryBaseline(const MemoryMeter& meter) : metered_(meter.current().total) {

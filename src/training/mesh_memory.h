@@ -7,8 +7,10 @@
 
 namespace ringwise {
 
-// The peak of the rank that holds most. A collective call of the whole world, as the one below.
+// The peak of the rank that holds most. A collective call of the whole world, as those below.
 MemoryMeter::Reading LargestPeak(Rank& rank);
+// The largest peak of activations, ring buffers and workspace.
+int64_t LargestWorking(Rank& rank);
 
 // What the operating system says of a process's growth, beside what the meter says.
 struct MemoryGrowth {

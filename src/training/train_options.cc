@@ -77,8 +77,10 @@ void ValidateClassify(const TrainOptions& options) {
                             Name(options.task), options.data.size()));
   Require(options.init.empty() && options.context_schedule.empty() && !options.document_mask &&
               !options.order_two && options.model.window == 0 && !options.model.tied_embeddings &&
-              options.model.kv_heads == options.model.heads,
-          "--init, --context-schedule, --document-mask, --order-two, --window, --tied-embeddings "
+              options.model.kv_heads == options.model.heads &&
+              options.attention == TrainOptions().attention,
+          "--attention, --init, --context-schedule, --document-mask, --order-two, --window, "
+          "--tied-embeddings "
           "and --kv-heads are of --task language alone");
   constexpr double kMostEpochs = 1e6;
   constexpr int64_t kMostSamples = 1'000'000'000;
@@ -233,6 +235,7 @@ std::string ToToml(const TrainOptions& options) {
   number("timeout", options.mesh.timeout_seconds);
   name("layout", std::string(Name(options.layout)));
   name("dtype", std::string(Name(options.compute)));
+  name("attention", std::string(Name(options.attention)));
   name("recompute", RecomputeName(options.recompute));
   number("steps", options.steps);
   number("context", options.context);

@@ -50,6 +50,7 @@ TrainResult Train(const TrainOptions& given) {
   Shared shared;
   const auto train = [&](Rank& rank) {
     Validate(options);
+    if (options.task == Task::kLanguage) CheckRingOf(options.attention, rank.ring.size());
     RankTrainer trainer(rank, options, shared.OpenData(options).MakeTask(rank, options));
     shared.CatchSignals();
     try {

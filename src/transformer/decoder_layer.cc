@@ -6,13 +6,16 @@
 #include "kernels/rms_norm.h"
 #include "kernels/swiglu.h"
 #include "ringwise/random.h"
+#include "transformer/model_mask.h"
 #include "transformer/rotate_heads.h"
+#include "transformer/vanilla_attention.h"
 
 namespace ringwise {
 
 DecoderLayer::DecoderLayer(Gemm& gemm, const ModelConfig& config, const LayerParameters& parameters,
                            int64_t index, DType compute)
-    : context_(gemm.context()),
+    : gemm_(gemm),
+      context_(gemm.context()),
       config_(config),
       index_(index),
       qkv_(gemm, {parameters.query, parameters.key, parameters.value}, compute),
@@ -31,14 +34,14 @@ Tensor DecoderLayer::Forward(const SequenceShard& shard, BlockWorkspace& work, T
   const TraceSpan layer(context_.trace, TraceKind::kPhase, "layer forward", {{"index", index_}});
   Tensor qkv = ProjectQkv(shard, work, x);
   Tensor attention = work.Activation(config_.heads * config_.head_dim);
-  std::vector<Tensor> logsumexp;
-  Attend(shard, work, qkv, attention, logsumexp);
+  saved.kept = Attend(shard, work, qkv, attention);
   if (recompute == Recompute::kNone) {
     saved.qkv = std::move(qkv);
     saved.after_attention = work.Activation(config_.hidden);
     saved.gate_up = work.Activation(2 * config_.ffn);
   } else {
     work.Recycle(std::move(qkv));
+    saved.kept.probabilities = Tensor();
   }
   Tensor y = work.Activation(config_.hidden);
   const TraceSpan span(context_.trace, TraceKind::kCompute, "feed-forward");
@@ -57,8 +60,8 @@ Tensor DecoderLayer::Forward(const SequenceShard& shard, BlockWorkspace& work, T
   saved.input = std::move(x);
   if (recompute != Recompute::kBlock) {
     saved.attention = std::move(attention);
-    saved.logsumexp = std::move(logsumexp);
   } else {
+    saved.kept = {};
     work.Recycle(std::move(attention));
   }
   return y;
@@ -69,8 +72,7 @@ void DecoderLayer::ForwardOnly(const SequenceShard& shard, BlockWorkspace& work,
   Tensor attention = work.Activation(config_.heads * config_.head_dim);
   {
     Tensor qkv = ProjectQkv(shard, work, x);
-    std::vector<Tensor> logsumexp;
-    Attend(shard, work, qkv, attention, logsumexp);
+    Attend(shard, work, qkv, attention);
   }
   const TraceSpan span(context_.trace, TraceKind::kCompute, "feed-forward");
   ForEachRowBlock(shard.rows(), work.block_rows(), [&](int64_t begin, int64_t rows) {
@@ -86,16 +88,22 @@ void DecoderLayer::Backward(const SequenceShard& shard, BlockWorkspace& work, La
   if (saved.recompute == Recompute::kBlock) {
     saved.qkv = ProjectQkv(shard, work, saved.input);
     saved.attention = work.Activation(config_.heads * config_.head_dim);
-    Attend(shard, work, saved.qkv, saved.attention, saved.logsumexp);
+    saved.kept = Attend(shard, work, saved.qkv, saved.attention);
   }
   Tensor attention_gradient = work.Activation(config_.heads * config_.head_dim);
   BackwardFeedForward(shard, work, saved, gradient, attention_gradient);
   work.Recycle(std::move(saved.after_attention));
   work.Recycle(std::move(saved.gate_up));
-  if (saved.recompute == Recompute::kAttention) saved.qkv = ProjectQkv(shard, work, saved.input);
+  if (saved.recompute == Recompute::kAttention) {
+    saved.qkv = ProjectQkv(shard, work, saved.input);
+    // Tiles make their scores again as they go; probabilities that are held are made first.
+    if (shard.design == AttentionDesign::kVanilla) {
+      saved.kept = Attend(shard, work, saved.qkv, saved.attention);
+    }
+  }
   BackwardAttention(shard, work, saved, std::move(attention_gradient));
   work.Recycle(std::move(saved.attention));
-  saved.logsumexp.clear();
+  saved.kept.logsumexp.clear();
   BackwardQkv(shard, work, saved.input, saved.qkv, gradient);
   work.Recycle(std::move(saved.qkv));
   work.Recycle(std::move(saved.input));
@@ -130,18 +138,26 @@ void DecoderLayer::BackwardQkv(const SequenceShard& shard, BlockWorkspace& work,
   });
 }
 
-void DecoderLayer::Attend(const SequenceShard& shard, BlockWorkspace& work, Tensor& qkv,
-                          Tensor& attention, std::vector<Tensor>& logsumexp) {
+AttentionKept DecoderLayer::Attend(const SequenceShard& shard, BlockWorkspace& work, Tensor& qkv,
+                                   Tensor& attention) {
+  AttentionKept kept;
   work.Release();
+  if (shard.design == AttentionDesign::kVanilla) {
+    kept.probabilities = work.Activation(config_.heads * shard.length);
+    const AttentionViews heads = Heads(shard, qkv, 0);
+    VanillaAttentionForward(gemm_, OptionsOf(shard, 0), {heads.query, heads.key, heads.value},
+                            PairView(shard, kept.probabilities), OutputHeads(shard, attention, 0));
+    return kept;
+  }
   for (int64_t group = 0; group < shard.head_groups; ++group) {
     const AttentionViews heads = Heads(shard, qkv, group);
-    logsumexp.emplace_back(context_.meter, MemoryCategory::kActivations, DType::kF32,
-                           Shape{shard.batch, heads.query.shape[2], shard.length});
+    kept.logsumexp.emplace_back(context_.meter, MemoryCategory::kActivations, DType::kF32,
+                                Shape{shard.batch, heads.query.shape[2], shard.length});
     RingAttentionForward(context_, shard.ring, OptionsOf(shard, group),
                          {heads.query, heads.key, heads.value},
-                         {OutputHeads(shard, attention, group), logsumexp.back().view()});
+                         {OutputHeads(shard, attention, group), kept.logsumexp.back().view()});
   }
-  work.Reserve();
+  return kept;
 }
 
 // Leaves the gradients of query, key and value, rotated back, in the place of qkv.
@@ -149,23 +165,42 @@ void DecoderLayer::BackwardAttention(const SequenceShard& shard, BlockWorkspace&
                                      LayerSaved& saved, Tensor attention_gradient) {
   work.Release();
   Tensor qkv_gradient = work.Activation(qkv_.outputs());
-  for (int64_t group = 0; group < shard.head_groups; ++group) {
-    const AttentionViews heads = Heads(shard, saved.qkv, group);
-    const AttentionViews gradients = Heads(shard, qkv_gradient, group);
-    RingAttentionBackward(
-        context_, shard.ring, OptionsOf(shard, group), {heads.query, heads.key, heads.value},
-        {OutputHeads(shard, saved.attention, group), saved.logsumexp[group].view(),
-         OutputHeads(shard, attention_gradient, group)},
-        {gradients.query, gradients.key, gradients.value});
-  }
+  AttendBackward(shard, saved, attention_gradient, qkv_gradient);
+  work.Recycle(std::move(saved.kept.probabilities));
   work.Recycle(std::exchange(saved.qkv, std::move(qkv_gradient)));
   work.Recycle(std::move(attention_gradient));
-  work.Reserve();
   Rotate(shard, 0, saved.qkv.view(), true);
+}
+
+void DecoderLayer::AttendBackward(const SequenceShard& shard, LayerSaved& saved,
+                                  Tensor& attention_gradient, Tensor& qkv_gradient) {
+  for (int64_t group = 0; group < shard.head_groups; ++group) {
+    const RingAttentionOptions options = OptionsOf(shard, group);
+    const AttentionViews heads = Heads(shard, saved.qkv, group);
+    const AttentionInputs inputs{heads.query, heads.key, heads.value};
+    const TensorView output_gradient = OutputHeads(shard, attention_gradient, group);
+    const AttentionViews changes = Heads(shard, qkv_gradient, group);
+    const AttentionGradients gradients{changes.query, changes.key, changes.value};
+    if (shard.design == AttentionDesign::kVanilla) {
+      VanillaAttentionBackward(gemm_, options, inputs, PairView(shard, saved.kept.probabilities),
+                               output_gradient, gradients);
+      continue;
+    }
+    RingAttentionBackward(context_, shard.ring, options, inputs,
+                          {OutputHeads(shard, saved.attention, group),
+                           saved.kept.logsumexp[group].view(), output_gradient},
+                          gradients);
+  }
 }
 
 RingAttentionOptions DecoderLayer::OptionsOf(const SequenceShard& shard, int64_t group) const {
   RingAttentionOptions options = shard.attention;
+  if (options.mask.slices) {
+    const Range keys = KeyHeads(shard, group);
+    const int64_t share = config_.heads / config_.kv_heads;
+    options.mask.slices =
+        SlicesOfHeads(*options.mask.slices, {keys.begin * share, keys.end * share});
+  }
   if (options.dropout.probability == 0) return options;
   // The same for every number of groups: recomputing passes may have another.
   options.dropout.seed = DeriveSeed(options.dropout.seed, static_cast<uint64_t>(index_));
@@ -193,6 +228,12 @@ TensorView DecoderLayer::OutputHeads(const SequenceShard& shard, Tensor& attenti
   const Range keys = KeyHeads(shard, group);
   const int64_t share = config_.heads / config_.kv_heads;
   return HeadView(shard, attention, keys.begin * share, keys.size() * share);
+}
+
+TensorView DecoderLayer::PairView(const SequenceShard& shard, Tensor& probabilities) const {
+  return {probabilities.view().memory,
+          probabilities.dtype(),
+          {shard.batch, config_.heads, shard.length, shard.length}};
 }
 
 TensorView DecoderLayer::HeadView(const SequenceShard& shard, Tensor& rows, int64_t first_head,

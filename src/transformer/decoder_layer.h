@@ -11,14 +11,20 @@
 
 namespace ringwise {
 
+// What attention's forward leaves to its backward, beside its output.
+struct AttentionKept {
+  // [batch, heads of it, length] f32 of each head group; empty in the vanilla design.
+  std::vector<Tensor> logsumexp;
+  Tensor probabilities;  // [batch * length, heads * length], in the vanilla design alone
+};
+
 // What a layer's forward keeps for its backward, in the compute type; rows are this rank's. Empty
 // tensors are recomputed.
 struct LayerSaved {
   Recompute recompute = Recompute::kBlock;
-  Tensor input;      // [rows, hidden]                              every mode
-  Tensor attention;  // [rows, heads * head_dim], attention's output  none, attention
-  std::vector<Tensor>
-      logsumexp;           // of each head group, [batch, heads of it, length] f32  none, attention
+  Tensor input;            // [rows, hidden]                              every mode
+  Tensor attention;        // [rows, heads * head_dim], attention's output  none, attention
+  AttentionKept kept;      // without the probabilities in mode attention      none, attention
   Tensor qkv;              // [rows, (heads + 2 kv_heads) * head_dim]       none
   Tensor after_attention;  // [rows, hidden], the residual stream           none
   Tensor gate_up;          // [rows, 2 ffn]                                 none
@@ -28,7 +34,8 @@ struct LayerSaved {
 //   [q; k; v] = N_1(x) [W_q; W_k; W_v]^T, q and k rotated;  a = ring attention(q, k, v)
 //   x' = x + a W_o^T
 //   [gate; up] = N_2(x') [W_gate; W_up]^T;  y = x' + (silu(gate) up) W_down^T
-// Everything but the attention goes a block of rows at a time. Not thread-safe; Forward and
+// Everything but the attention goes a block of rows at a time, which in designs that hold whole
+// sequences is all of them. Not thread-safe; Forward and
 // Backward are collective over the ring.
 class DecoderLayer {
  public:
@@ -55,8 +62,8 @@ class DecoderLayer {
   };
 
   Tensor ProjectQkv(const SequenceShard& shard, BlockWorkspace& work, const Tensor& x);
-  void Attend(const SequenceShard& shard, BlockWorkspace& work, Tensor& qkv, Tensor& attention,
-              std::vector<Tensor>& logsumexp);
+  AttentionKept Attend(const SequenceShard& shard, BlockWorkspace& work, Tensor& qkv,
+                       Tensor& attention);
   // The key/value heads of one group.
   Range KeyHeads(const SequenceShard& shard, int64_t group) const;
   // Of attention to the heads of one group, in this layer.
@@ -65,6 +72,8 @@ class DecoderLayer {
   AttentionViews Heads(const SequenceShard& shard, Tensor& qkv, int64_t group) const;
   // The same of attention's output, or its gradient.
   TensorView OutputHeads(const SequenceShard& shard, Tensor& attention, int64_t group) const;
+  // [batch, heads, length, length] of every pair.
+  TensorView PairView(const SequenceShard& shard, Tensor& probabilities) const;
   TensorView HeadView(const SequenceShard& shard, Tensor& rows, int64_t first_head,
                       int64_t heads) const;
   void Rotate(const SequenceShard& shard, int64_t begin, TensorView qkv_rows, bool back);
@@ -73,6 +82,9 @@ class DecoderLayer {
                    TensorView y);
   void BackwardFeedForward(const SequenceShard& shard, BlockWorkspace& work, LayerSaved& saved,
                            Tensor& gradient, Tensor& attention_gradient);
+  // Writes the gradients of query, key and value.
+  void AttendBackward(const SequenceShard& shard, LayerSaved& saved, Tensor& attention_gradient,
+                      Tensor& qkv_gradient);
   void BackwardAttention(const SequenceShard& shard, BlockWorkspace& work, LayerSaved& saved,
                          Tensor attention_gradient);
   void BackwardQkv(const SequenceShard& shard, BlockWorkspace& work, const Tensor& x,
@@ -82,6 +94,7 @@ class DecoderLayer {
   void NormalizeBackward(BlockWorkspace& work, ConstTensorView x, Parameter& norm,
                          ConstTensorView normed_gradient, TensorView gradient);
 
+  Gemm& gemm_;
   Context& context_;
   const ModelConfig config_;
   const int64_t index_;

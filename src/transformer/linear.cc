@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "transformer/row_blocks.h"
+
 namespace ringwise {
 
 Linear::Linear(Gemm& gemm, std::vector<Parameter*> weights, DType compute)
@@ -32,7 +34,10 @@ void Linear::BackwardInput(ConstTensorView y_gradient, TensorView x_gradient) {
 void Linear::BackwardWeights(ConstTensorView y_gradient, ConstTensorView x) {
   std::vector<TensorView> gradients;
   for (Parameter* weight : weights_) gradients.push_back(weight->gradient.view());
-  gemm_.AddWeightGradients(y_gradient, x, gradients);
+  // Its workspace grows with the rows.
+  ForEachRowBlock(x.shape[0], kBlockRows, [&](int64_t begin, int64_t rows) {
+    gemm_.AddWeightGradients(y_gradient.Slice(0, begin, rows), x.Slice(0, begin, rows), gradients);
+  });
 }
 
 int64_t Linear::outputs() const {

@@ -21,10 +21,13 @@ namespace ringwise {
 
 namespace {
 
-// Shards shorter than this do without head groups: their memory is small, and every group costs a
-// round of messages.
-constexpr int64_t kRowsWorthGrouping = 1024;
-constexpr int64_t kHeadGroups = 2;
+// What the ring holds, and attention's sums in f32, are divided by the number of head groups, and
+// every group costs a round of messages: few for short shards, whose memory is small. Of shards of
+// so many rows on average:
+int64_t HeadGroups(int64_t rows) {
+  if (rows < 1024) return 1;
+  return rows < 4096 ? 2 : 4;
+}
 
 }  // namespace
 
@@ -45,6 +48,11 @@ class Llama::Impl {
 
   const ModelConfig& config() const { return config_; }
   std::vector<Parameter>& parameters() { return parameters_; }
+
+  void UseAttention(AttentionDesign design) {
+    design_ = design;
+    workspace_.reset();
+  }
 
   void Initialize(uint64_t seed) {
     InitializeParameters(context_, parameters_, config_.layers, seed);
@@ -100,7 +108,8 @@ class Llama::Impl {
  private:
   Tensor ForwardLayers(Communicator& ring, const TokenBatch& batch, double rope_theta) {
     const SequenceShard shard = Shard(ring, batch, rope_theta);
-    BlockWorkspace work(gemm_, config_, compute_, shard.rows(), BlockWorkspace::Memory::kFrugal);
+    BlockWorkspace work(gemm_, config_, compute_, shard.rows(), BlockWorkspace::Memory::kFrugal,
+                        Blocks());
     Tensor x = Embed(batch, work);
     for (DecoderLayer& layer : layers_) layer.ForwardOnly(shard, work, x);
     return x;
@@ -112,9 +121,15 @@ class Llama::Impl {
       workspace_.reset();
       workspace_ = std::make_unique<BlockWorkspace>(
           gemm_, config_, compute_, rows,
-          keeps ? BlockWorkspace::Memory::kKept : BlockWorkspace::Memory::kFrugal);
+          keeps ? BlockWorkspace::Memory::kKept : BlockWorkspace::Memory::kFrugal, Blocks());
     }
     return *workspace_;
+  }
+
+  BlockWorkspace::Blocks Blocks() const {
+    const bool whole =
+        design_ == AttentionDesign::kVanilla || design_ == AttentionDesign::kMemoryEfficient;
+    return whole ? BlockWorkspace::Blocks::kWhole : BlockWorkspace::Blocks::kRows;
   }
 
   LossSum ForwardBackwardHead(const Tensor& x, std::span<const int32_t> targets,
@@ -130,6 +145,7 @@ class Llama::Impl {
   }
 
   SequenceShard Shard(Communicator& ring, const TokenBatch& batch, double rope_theta) const {
+    CheckRingOf(design_, ring.size());
     if (batch.positions.size() != static_cast<size_t>(ring.size())) {
       throw ShapeError(fmt::format("a batch needs the positions of all {} ranks, found {}",
                                    ring.size(), batch.positions.size()));
@@ -157,20 +173,23 @@ class Llama::Impl {
     RingAttentionOptions attention;
     attention.mask = ModelMask(config_);
     attention.mask.segments = batch.documents;
+    attention.mask.slices = batch.slices;
     attention.dropout = batch.dropout;
     attention.query_positions = batch.positions;
     attention.key_positions = batch.positions;
     int64_t sequence = 0;
     for (const Positions& positions : batch.positions) sequence += Count(positions);
     // The same on every rank, whatever the length of its own shard.
-    const int64_t groups =
-        sequence < kRowsWorthGrouping * ring.size() ? 1 : std::min(kHeadGroups, config_.kv_heads);
-    return {ring, std::move(attention), rope_theta, batch.batch, length, groups};
+    const int64_t groups = design_ == AttentionDesign::kVanilla
+                               ? 1
+                               : std::min(HeadGroups(sequence / ring.size()), config_.kv_heads);
+    return {ring, std::move(attention), rope_theta, batch.batch, length, groups, design_};
   }
 
   Context& context_;
   const ModelConfig config_;
   const DType compute_;
+  AttentionDesign design_ = AttentionDesign::kRing;
   Gemm gemm_;
   std::vector<Parameter> parameters_;
   OuterParameters outer_;
@@ -185,6 +204,7 @@ Llama::~Llama() = default;
 
 const ModelConfig& Llama::config() const { return impl_->config(); }
 std::vector<Parameter>& Llama::parameters() { return impl_->parameters(); }
+void Llama::UseAttention(AttentionDesign design) { impl_->UseAttention(design); }
 void Llama::Initialize(uint64_t seed) { impl_->Initialize(seed); }
 void Llama::ParametersChanged() { impl_->ParametersChanged(); }
 void Llama::ZeroGradients() { impl_->ZeroGradients(); }

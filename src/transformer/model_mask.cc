@@ -8,4 +8,17 @@ Mask ModelMask(const ModelConfig& config) {
   return mask;
 }
 
+std::shared_ptr<const std::vector<MaskSlice>> SlicesOfHeads(const std::vector<MaskSlice>& slices,
+                                                            Range heads) {
+  auto some = std::make_shared<std::vector<MaskSlice>>();
+  for (MaskSlice slice : slices) {
+    if (slice.head) {
+      if (*slice.head < heads.begin || *slice.head >= heads.end) continue;
+      *slice.head -= heads.begin;
+    }
+    some->push_back(slice);
+  }
+  return some;
+}
+
 }  // namespace ringwise

@@ -6,23 +6,22 @@ namespace ringwise {
 
 namespace {
 
-// From this many blocks on, taking the workspace anew costs less than a hundredth of the time that
-// a layer's blocks take.
+// From this many blocks of kBlockRows on, taking the workspace anew costs less than a hundredth of
+// the time that a layer's blocks take.
 constexpr int64_t kBlocksToRelease = 8;
 
 }  // namespace
 
 BlockWorkspace::BlockWorkspace(Gemm& gemm, const ModelConfig& config, DType compute, int64_t rows,
-                               Memory memory)
+                               Memory memory, Blocks blocks)
     : gemm_(gemm),
       config_(config),
       compute_(compute),
       rows_(rows),
-      block_rows_(std::max<int64_t>(1, std::min(kBlockRows, rows))),
+      block_rows_(
+          std::max<int64_t>(1, blocks == Blocks::kWhole ? rows : std::min(kBlockRows, rows))),
       keeps_(memory == Memory::kKept),
-      inverse_rms_(static_cast<size_t>(block_rows_)) {
-  Reserve();
-}
+      inverse_rms_(static_cast<size_t>(block_rows_)) {}
 
 Tensor BlockWorkspace::Activation(int64_t columns) {
   if (const auto found = free_.find(columns); found != free_.end()) {
@@ -35,22 +34,19 @@ void BlockWorkspace::Recycle(Tensor activation) {
   if (keeps_ && activation) free_.emplace(activation.shape()[1], std::move(activation));
 }
 
-void BlockWorkspace::Reserve() {
-  if (normed_) return;
-  const auto make = [&](int64_t columns) {
-    return Tensor(gemm_.context().meter, MemoryCategory::kWorkspace, compute_,
-                  {block_rows_, columns});
-  };
-  residual_ = make(config_.hidden);
-  normed_ = make(config_.hidden);
-  normed_gradient_ = make(config_.hidden);
-  gate_up_ = make(2 * config_.ffn);
-  inner_ = make(config_.ffn);
-  inner_gradient_ = make(config_.ffn);
+TensorView BlockWorkspace::Rows(Tensor& tensor, int64_t rows, int64_t columns) {
+  if (!tensor) {
+    // Whole sequences are activations like others.
+    const MemoryCategory category =
+        block_rows_ > kBlockRows ? MemoryCategory::kActivations : MemoryCategory::kWorkspace;
+    tensor = Tensor(gemm_.context().meter, category, compute_, {block_rows_, columns});
+  }
+  return tensor.view().Slice(0, 0, rows);
 }
 
 void BlockWorkspace::Release() {
-  if (keeps_ || rows_ < kBlocksToRelease * kBlockRows) return;
+  const bool large = rows_ >= kBlocksToRelease * kBlockRows || block_rows_ > kBlockRows;
+  if (keeps_ || !large) return;
   for (Tensor* tensor :
        {&residual_, &normed_, &normed_gradient_, &gate_up_, &inner_, &inner_gradient_}) {
     *tensor = Tensor();

@@ -36,41 +36,47 @@ void ForEachCommonBlock(int64_t rows, Body&& body) {
   }
 }
 
-// The memory of one pass through the model: the intermediates of one block, never tokens x
-// anything, and the activations that layers ask for.
+// The memory of one pass through the model: the intermediates of one block, made when they are
+// first asked for, and the activations that layers ask for.
 class BlockWorkspace {
  public:
   enum class Memory {
     kFrugal,  // gives memory back as soon as it is not needed
     kKept,    // keeps it for the next layer and the next pass: saves the system's clearing of pages
   };
-  BlockWorkspace(Gemm& gemm, const ModelConfig& config, DType compute, int64_t rows, Memory memory);
+  enum class Blocks {
+    kRows,   // of kBlockRows: no intermediate is ever tokens x anything
+    kWhole,  // one block of all rows, as designs have it that hold whole sequences
+  };
+  BlockWorkspace(Gemm& gemm, const ModelConfig& config, DType compute, int64_t rows, Memory memory,
+                 Blocks blocks);
 
   int64_t rows() const { return rows_; }
   int64_t block_rows() const { return block_rows_; }
 
-  // Frees the memory, the products' too, and Reserve takes it again: what attention and the blocks
-  // need is not needed at the same time. Both do nothing if memory is kept, and for shards so short
-  // that nothing would be gained.
+  // Frees the intermediates, and the products' memory: what attention and the blocks need is not
+  // needed at the same time. Does nothing if memory is kept, and for shards so short that nothing
+  // would be gained.
   void Release();
-  void Reserve();
 
   // An activation [rows, columns] in the compute type; contents undefined. Recycle takes it back.
   Tensor Activation(int64_t columns);
   void Recycle(Tensor activation);
 
   // Views of the first `rows` rows; contents undefined.
-  TensorView residual(int64_t rows) { return residual_.view().Slice(0, 0, rows); }
-  TensorView normed(int64_t rows) { return normed_.view().Slice(0, 0, rows); }
-  TensorView normed_gradient(int64_t rows) { return normed_gradient_.view().Slice(0, 0, rows); }
-  TensorView gate_up(int64_t rows) { return gate_up_.view().Slice(0, 0, rows); }
-  TensorView inner(int64_t rows) { return inner_.view().Slice(0, 0, rows); }
-  TensorView inner_gradient(int64_t rows) { return inner_gradient_.view().Slice(0, 0, rows); }
+  TensorView residual(int64_t rows) { return Rows(residual_, rows, config_.hidden); }
+  TensorView normed(int64_t rows) { return Rows(normed_, rows, config_.hidden); }
+  TensorView normed_gradient(int64_t rows) { return Rows(normed_gradient_, rows, config_.hidden); }
+  TensorView gate_up(int64_t rows) { return Rows(gate_up_, rows, 2 * config_.ffn); }
+  TensorView inner(int64_t rows) { return Rows(inner_, rows, config_.ffn); }
+  TensorView inner_gradient(int64_t rows) { return Rows(inner_gradient_, rows, config_.ffn); }
   std::span<float> inverse_rms(int64_t rows) {
     return {inverse_rms_.data(), static_cast<size_t>(rows)};
   }
 
  private:
+  TensorView Rows(Tensor& tensor, int64_t rows, int64_t columns);
+
   Gemm& gemm_;
   const ModelConfig config_;
   DType compute_;

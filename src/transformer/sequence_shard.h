@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "ringwise/attention_design.h"
 #include "ringwise/communicator.h"
 #include "ringwise/ring_attention.h"
 
@@ -18,6 +19,7 @@ struct SequenceShard {
   // Attention takes the heads in this many groups, one after the other: what the ring holds, and
   // attention's sums in f32, then exist for one group's heads alone.
   int64_t head_groups = 1;
+  AttentionDesign design = AttentionDesign::kRing;
 
   int64_t rows() const { return batch * length; }
   // The positions of rows [begin, begin + count), which may run over several sequences.
