@@ -172,7 +172,7 @@ void AddBenchContext(CLI::App& bench) {
   CLI::App* command = bench.add_subcommand(
       "context",
       "The attention designs side by side, on a model of 4 layers, hidden 128, 8 heads: memory, "
-      "largest context within a budget, time, balance; about a quarter of an hour on two cores");
+      "largest context within a budget, time, balance");
   const auto flags = std::make_shared<ContextFlags>();
   command->add_flag("--list", flags->list, "Print the names of the designs and end");
   command
