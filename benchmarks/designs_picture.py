@@ -2,7 +2,8 @@
 """The figures of docs/designs.md from the records of `ringwise bench context --json`.
 
     build/ringwise bench context --json > build/designs.json
-    build/venv/bin/python benchmarks/designs_picture.py build/designs.json --out docs
+    python3 -m venv build/figures && build/figures/bin/pip install -r benchmarks/requirements.txt
+    build/figures/bin/python benchmarks/designs_picture.py build/designs.json --out docs
 
 Writes designs_memory, designs_largest, designs_time and designs_balance, each as .svg and .png.
 Several files are read as one, so that a long run may be made in parts (--table, --design, --ranks);
