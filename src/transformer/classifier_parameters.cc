@@ -20,6 +20,11 @@ bool IsGain(const Parameter& parameter) {
          parameter.name.ends_with("norm.weight");
 }
 
+// Those that write to the residual stream.
+bool IsSublayerOutput(const Parameter& parameter) {
+  return parameter.name.ends_with("out_proj.weight") || parameter.name.ends_with("linear2.weight");
+}
+
 bool IsWordTable(const Parameter& parameter) {
   return parameter.name == "embedding.weight" || parameter.name == "words.weight" ||
          parameter.name == "pairs.weight";
@@ -77,7 +82,8 @@ std::vector<Parameter> MakeClassifierParameters(MemoryMeter& meter,
   return parameters;
 }
 
-void InitializeClassifier(Context& context, std::vector<Parameter>& parameters, uint64_t seed) {
+void InitializeClassifier(Context& context, std::vector<Parameter>& parameters, int64_t layers,
+                          uint64_t seed) {
   context.team.ForEach(std::ssize(parameters), [&](int64_t index, int) {
     Parameter& parameter = parameters[index];
     float* const values = parameter.value.data<float>();
@@ -87,9 +93,10 @@ void InitializeClassifier(Context& context, std::vector<Parameter>& parameters, 
       return;
     }
     const Shape& shape = parameter.value.shape();
-    const double deviation = IsWordTable(parameter)
-                                 ? kWordDeviation
-                                 : std::sqrt(2.0 / static_cast<double>(shape[0] + shape[1]));
+    double deviation = IsWordTable(parameter)
+                           ? kWordDeviation
+                           : std::sqrt(2.0 / static_cast<double>(shape[0] + shape[1]));
+    if (IsSublayerOutput(parameter)) deviation /= std::sqrt(static_cast<double>(layers));
     Random random(seed, StreamOf(parameter.name));
     for (int64_t i = 0; i < elements; ++i) {
       values[i] = static_cast<float>(deviation) * random.Normal();

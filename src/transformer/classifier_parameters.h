@@ -20,8 +20,11 @@ void VisitClassifierParameters(
 std::vector<Parameter> MakeClassifierParameters(MemoryMeter& meter, const ClassifierConfig& config);
 
 // Matrices [out, in] normal with variance 2 / (in + out) (Glorot and Bengio 2010), word tables with
-// deviation 0.05, gains 1, biases 0; a function of the seed and each parameter's name.
-void InitializeClassifier(Context& context, std::vector<Parameter>& parameters, uint64_t seed);
+// deviation 0.05, gains 1, biases 0; matrices that write to the residual stream are divided by
+// sqrt(layers), so that many layers begin near what one would be; a function of the seed and each
+// parameter's name.
+void InitializeClassifier(Context& context, std::vector<Parameter>& parameters, int64_t layers,
+                          uint64_t seed);
 
 // Throw ShapeError or UsageError: not one token a row, one below `least` or outside the vocabulary;
 // not one label a document, one that is no class.

@@ -71,7 +71,7 @@ Parameter& Encoder::At(const std::string& name) {
 }
 
 void Encoder::Initialize(uint64_t seed) {
-  InitializeClassifier(context_, parameters_, seed);
+  InitializeClassifier(context_, parameters_, config_.layers, seed);
   ParametersChanged();
 }
 

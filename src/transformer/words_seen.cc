@@ -40,7 +40,7 @@ WordsSeen::WordsSeen(Context& context, const ClassifierConfig& config)
       head_(gemm_, parameters_[4], parameters_[5]) {}
 
 void WordsSeen::Initialize(uint64_t seed) {
-  InitializeClassifier(context_, parameters_, seed);
+  InitializeClassifier(context_, parameters_, 1, seed);
   ParametersChanged();
 }
 
