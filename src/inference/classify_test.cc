@@ -50,6 +50,7 @@ TEST(Judge, CountsByLabelAndClassSaid) {
 // What a ring's ranks hold of a batch, put together by position.
 struct Whole {
   std::vector<int32_t> tokens;
+  std::vector<int32_t> pairs;
   std::vector<float> features;
   std::vector<int32_t> labels;
 
@@ -67,12 +68,14 @@ Whole ReadWhole(const DocumentSet& set, const std::vector<int64_t>& documents, i
     const auto all = static_cast<size_t>(batch.documents.back().end);
     whole.labels.assign(batch.labels.begin(), batch.labels.end());
     if (width == 0) whole.tokens.resize(all);
+    if (!rows.pairs.empty()) whole.pairs.resize(all);
     whole.features.resize(all * static_cast<size_t>(width));
     size_t local = 0;
     for (const PositionRun& run : batch.positions[static_cast<size_t>(rank.ring.rank())]) {
       for (int64_t i = 0; i < run.count; ++i, ++local) {
         const auto at = static_cast<size_t>(run[i]);
         if (width == 0) whole.tokens[at] = batch.tokens[local];
+        if (!batch.pairs.empty()) whole.pairs[at] = batch.pairs[local];
         for (int64_t j = 0; j < width; ++j) {
           const auto column = static_cast<size_t>(j);
           whole.features[at * static_cast<size_t>(width) + column] =
@@ -103,9 +106,26 @@ TEST(TextDocuments, PackedAsTheRuleSays) {
   EXPECT_EQ(tokens({.rule = {}, .pad_to = 3}), (Tokens{2, 3, 4, 2, 1, 0, 0, 1, 0, 0, 3, 3, 1}));
 }
 
+TEST(TextDocuments, PairsAreOfNeighboursInOneDocument) {
+  const std::vector<LabelledText> texts = {{"a", "one two one two", 0}, {"b", "two one", 1}};
+  const TextDocuments set(texts, Vocabulary({"one", "two"}),
+                          {.rule = {}, .word_pairs = 1 << 20, .pad_to = 3});
+  const std::vector<int32_t> pairs = ReadWhole(set, {0, 1}, 1, Layout::kContiguous, 0).pairs;
+  ASSERT_EQ(pairs.size(), 7U);
+  const int32_t one_two = pairs[1];
+  const int32_t two_one = pairs[2];
+  EXPECT_NE(one_two, two_one);
+  // Nothing stands before a document's first word, and padding has no pair.
+  EXPECT_EQ(pairs, (std::vector<int32_t>{-1, one_two, two_one, one_two, -1, two_one, -1}));
+  for (const int32_t pair : {one_two, two_one}) {
+    EXPECT_GE(pair, 0);
+    EXPECT_LT(pair, 1 << 20);
+  }
+}
+
 TEST(DocumentSet, TheSameOnEveryRingAndLayout) {
   const TextDocuments texts(Texts(), Vocabulary({"one", "two", "three"}),
-                            {.rule = {}, .pad_to = 2});
+                            {.rule = {}, .word_pairs = 50, .pad_to = 2});
   const SyntheticDocuments samples(7, 3, 5, 13, 4);
   const std::vector<int64_t> documents{3, 0, 2};
   const Whole text = ReadWhole(texts, documents, 1, Layout::kContiguous, 0);

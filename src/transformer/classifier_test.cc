@@ -79,11 +79,18 @@ struct Inputs {
       if (pass.config.vocab > 0) {
         tokens.push_back(word < pass.lengths[document] ? TokenAt(pass.config, document, word) : 0);
       }
+      if (pass.config.word_pairs > 0) {
+        pairs.push_back(word == 0
+                            ? -1
+                            : static_cast<int32_t>((7 * word + static_cast<int64_t>(document)) %
+                                                   pass.config.word_pairs));
+      }
       for (int64_t j = 0; j < pass.config.features; ++j) {
         features.push_back(FeatureAt(document, word, j));
       }
     }
     batch.tokens = tokens;
+    batch.pairs = pairs;
     if (pass.config.vocab == 0) {
       batch.features = {features.data(), DType::kF32, {Count(mine), pass.config.features}};
     }
@@ -93,6 +100,7 @@ struct Inputs {
 
   DocumentBatch batch;
   std::vector<int32_t> tokens;
+  std::vector<int32_t> pairs;
   std::vector<int32_t> labels;
   std::vector<float> features;
 };
@@ -165,7 +173,7 @@ void ExpectSame(const Result& actual, const Result& expected, double bound) {
 }
 
 std::vector<Pass> Networks() {
-  std::vector<Pass> passes(5);
+  std::vector<Pass> passes(6);
   passes[1].config.norm_place = NormPlace::kBefore;
   passes[1].config.rope_theta = 100;
   passes[1].config.dropout = 0.2;
@@ -178,6 +186,7 @@ std::vector<Pass> Networks() {
   passes[3].config.features = 11;
   passes[3].padding = {3, 2, 0, 1};
   passes[4].config.network = Network::kWordsSeen;
+  passes[5].config.word_pairs = 11;
   return passes;
 }
 
@@ -306,6 +315,10 @@ TEST(Classifier, RefusesWhatDoesNotFit) {
   refused([](ClassifierConfig& config) { config.classes = 1; });
   refused([](ClassifierConfig& config) { config.dropout = 1; });
   refused([](ClassifierConfig& config) { config.vocab = 0; });
+  refused([](ClassifierConfig& config) {
+    config.network = Network::kWordsSeen;
+    config.word_pairs = 5;
+  });
   refused([](ClassifierConfig& config) { config.norm_over = NormOver::kDocument; });
   EXPECT_THROW(ParseNetwork("encode"), UsageError);
   Pass pass;
