@@ -4,6 +4,7 @@
 
 #include "planner/model_shape.h"
 #include "planner/traffic.h"
+#include "transformer/sequence_shard.h"
 
 namespace ringwise {
 namespace {
@@ -14,11 +15,12 @@ constexpr double kMoments = 8;  // bytes a parameter
 // The layer at work, the next one on its way, and the gradient of one: what FSDP has whole.
 constexpr double kGatheredLayers = 2;
 
-// Of `ringwise train`: heads that attention takes one after another, src/transformer/llama.cc; and
-// the rows between attentions and logits that are held at a time.
-double HeadGroups(const PlanOptions& options) {
+// Of `ringwise train`: groups of heads that attention takes one after another, for this device's
+// rows of all sequences; and the rows between attentions and logits that are held at a time.
+double GroupsOfHeads(const PlanOptions& options, double rows) {
   if (options.recompute == Recompute::kNone) return 1;
-  return static_cast<double>(std::min<int64_t>(2, options.model.kv_heads));
+  const auto shard = static_cast<int64_t>(rows / static_cast<double>(options.batch));
+  return static_cast<double>(HeadGroups(shard, options.model.kv_heads));
 }
 constexpr double kBlockRows = 512;
 constexpr double kLogits = 1 << 22;
@@ -41,24 +43,23 @@ double KeptPerRow(const ModelShape& shape, Recompute recompute, double size) {
 // Of one layer where most is held, in attention's backward: the residual stream's gradient, query,
 // key and value unless they were kept, the attention's output unless that was, all their gradients,
 // and of a head group the query's gradient in f32 with its statistics.
-double WorkPerRow(const ModelShape& shape, const PlanOptions& options, double size) {
+double WorkPerRow(const ModelShape& shape, const PlanOptions& options, double size, double groups) {
   const double qkv = shape.query + 2 * shape.key;
   const double recomputed = options.recompute == Recompute::kNone    ? 0
                             : options.recompute == Recompute::kBlock ? qkv + shape.query
                                                                      : qkv;
   const double gradients = shape.hidden + qkv + shape.query;
-  return (recomputed + gradients) * size +
-         (kF32 * shape.query + 8 * shape.heads) / HeadGroups(options);
+  return (recomputed + gradients) * size + (kF32 * shape.query + 8 * shape.heads) / groups;
 }
 
 // Two shards of what travels and one and a half of its gradients; in bf16 also the sums of dk and
 // dv at home, in f32, as even one rank has them.
-double RingBuffersPerRow(const PlanOptions& options) {
+double RingBuffersPerRow(const PlanOptions& options, double groups) {
   const ModelShape shape(options.model);
   const double sums_at_home = options.dtype == DType::kBF16 ? 2 * shape.key * kF32 : 0;
-  if (options.ring == 1) return sums_at_home / HeadGroups(options);
+  if (options.ring == 1) return sums_at_home / groups;
   const RowTraffic traffic = BackwardTraffic(options.model, options.dtype);
-  return (2 * traffic.block + 1.5 * traffic.gradient + sums_at_home) / HeadGroups(options);
+  return (2 * traffic.block + 1.5 * traffic.gradient + sums_at_home) / groups;
 }
 
 double Workspace(const ModelShape& shape, double size, double rows) {
@@ -78,6 +79,7 @@ PlannedMemory OwnMemory(const PlanOptions& options, bool sharded, double rows) {
   const double whole =
       sharded ? std::max(kGatheredLayers * shape.layer_parameters, shape.hidden * shape.vocab)
               : shape.matrix_parameters;
+  const double groups = GroupsOfHeads(options, rows);
   const double whole_gradients =
       sharded ? std::max(shape.layer_parameters, shape.hidden * shape.vocab) : 0;
   return {
@@ -85,8 +87,8 @@ PlannedMemory OwnMemory(const PlanOptions& options, bool sharded, double rows) {
       .gradients = kF32 * (shape.parameters / devices + whole_gradients),
       .optimizer = kMoments * shape.parameters / devices,
       .activations = rows * (shape.layers * KeptPerRow(shape, options.recompute, size) +
-                             WorkPerRow(shape, options, size)),
-      .ring_buffers = rows * RingBuffersPerRow(options),
+                             WorkPerRow(shape, options, size, groups)),
+      .ring_buffers = rows * RingBuffersPerRow(options, groups),
       .workspace = Workspace(shape, size, rows),
   };
 }

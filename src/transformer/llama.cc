@@ -19,18 +19,6 @@
 
 namespace ringwise {
 
-namespace {
-
-// What the ring holds, and attention's sums in f32, are divided by the number of head groups, and
-// every group costs a round of messages: few for short shards, whose memory is small. Of shards of
-// so many rows on average:
-int64_t HeadGroups(int64_t rows) {
-  if (rows < 1024) return 1;
-  return rows < 4096 ? 2 : 4;
-}
-
-}  // namespace
-
 class Llama::Impl {
  public:
   Impl(Context& context, const ModelConfig& config, DType compute)
@@ -182,7 +170,7 @@ class Llama::Impl {
     // The same on every rank, whatever the length of its own shard.
     const int64_t groups = design_ == AttentionDesign::kVanilla
                                ? 1
-                               : std::min(HeadGroups(sequence / ring.size()), config_.kv_heads);
+                               : HeadGroups(sequence / ring.size(), config_.kv_heads);
     return {ring, std::move(attention), rope_theta, batch.batch, length, groups, design_};
   }
 

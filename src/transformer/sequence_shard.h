@@ -26,4 +26,8 @@ struct SequenceShard {
   Positions PositionsOfRows(int64_t begin, int64_t count) const;
 };
 
+// How many head groups passes that recompute have, for shards of so many rows on average: every
+// group costs a round of messages, so few for short shards, whose memory is small.
+int64_t HeadGroups(int64_t rows, int64_t kv_heads);
+
 }  // namespace ringwise
