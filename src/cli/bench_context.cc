@@ -136,6 +136,7 @@ std::vector<Named> Chosen(const std::vector<Named>& all, const std::vector<std::
                           const NameOf& name_of) {
   if (patterns.empty()) return all;
   std::vector<std::string> names;
+  names.reserve(all.size());
   for (const Named& one : all) names.emplace_back(name_of(one));
   std::vector<Named> chosen;
   for (const size_t index : SelectCases(names, patterns)) chosen.push_back(all[index]);
