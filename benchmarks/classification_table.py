@@ -124,7 +124,7 @@ def mean_and_deviation(values):
 
 def markdown(table, padding):
     lines = [
-        "| task | setting | test accuracy | the course's | loss, first step to last | documents/s |",
+        "| task | setting | test accuracy | the course's | loss, first record to last | documents/s |",
         "|---|---|---|---|---|---|",
     ]
     for row in table:

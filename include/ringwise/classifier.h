@@ -133,7 +133,7 @@ std::unique_ptr<Classifier> MakeClassifier(Context& context, const ClassifierCon
 
 // Floating-point operations of one training pass over documents of `rows` rows in all, in which
 // `pairs` (query, key) pairs see each other: three times the forward pass, whose products count 2 a
-// multiply-add. The embedding and the words seen count nothing.
+// multiply-add. The embedding, the linear layer at the end and the words seen count nothing.
 double TrainFlops(const ClassifierConfig& config, double rows, double pairs);
 
 }  // namespace ringwise

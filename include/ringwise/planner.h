@@ -31,8 +31,8 @@ struct Hardware {
   ComputeRate f32, bf16;
   double link_bytes_per_second = 0;  // each way
   double link_delay = 0;             // seconds a message
-  double call_seconds =
-      0;  // of a call on a ring, beside its steps: ranks agree on shapes, and meet
+  // Of a call on a ring, beside its steps: ranks agree on shapes, and meet.
+  double call_seconds = 0;
   double memory_bytes = 0;
   std::string note;  // what a device is, where the name does not say
 
@@ -45,12 +45,13 @@ const std::vector<Hardware>& KnownHardware();
 const std::vector<std::pair<std::string, ModelConfig>>& KnownModels();
 
 // A JSON file of the form that FormatHardware writes. Attention's rates may be left out, and are
-// then those of products, as may row_seconds, delay_seconds, note and one of the two types, which
-// then cannot be planned for. Throws FileError naming the field.
+// then those of products, as may name, row_seconds, call_seconds, delay_seconds, note and one of
+// the two types, which then cannot be planned for. Throws FileError naming the field.
 Hardware ReadHardware(const std::string& path);
 std::string FormatHardware(const Hardware& hardware);
 
-// Throws UsageError naming the field that is not above 0, or not finite.
+// Throws UsageError naming the field that is not above 0 (of times beside rates: is below 0), or
+// not finite.
 void Validate(const Hardware& hardware);
 
 // Where parameters, their gradients and the optimizer's moments are: whole on every device, as

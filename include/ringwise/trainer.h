@@ -79,7 +79,7 @@ struct TrainOptions {
   AttentionDesign attention = AttentionDesign::kRing;
   Recompute recompute = Recompute::kAttention;
 
-  int64_t steps = 0;  // 0: the schedule's sum, or 1000 without a schedule
+  int64_t steps = 0;  // 0: the schedule's sum, or 1000 without one; of classifiers the epochs'
   int64_t context = 1024;
   int64_t batch = 8;
   int64_t accumulate = 1;                      // passes of `batch` sequences summed into one step

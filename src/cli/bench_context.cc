@@ -146,6 +146,11 @@ std::vector<Named> Chosen(const std::vector<Named>& all, const std::vector<std::
 void Run(ContextFlags& flags) {
   ContextOptions& options = flags.options;
   options.dtype = ResolveDType(flags.dtype);
+  constexpr double kLargestBudget = 1 << 20;  // a TiB
+  if (flags.budget > kLargestBudget) {
+    throw UsageError(
+        fmt::format("--budget must be at most {} MiB, found {:g}", kLargestBudget, flags.budget));
+  }
   options.budget = static_cast<int64_t>(flags.budget * kMiB);
   options.min_seconds = flags.bench.min_seconds;
   options.progress = true;

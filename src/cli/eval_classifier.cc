@@ -46,6 +46,11 @@ std::unique_ptr<DocumentSet> MakeSamples(const EvalClassifierOptions& options,
         "a classifier of task synthetic is tested on fresh samples: leave --data and "
         "--split out");
   }
+  constexpr int64_t kMostSamples = 10'000'000;
+  if (options.samples < 1 || options.samples > kMostSamples) {
+    throw UsageError(
+        fmt::format("--samples must be from 1 to {}, found {}", kMostSamples, options.samples));
+  }
   return std::make_unique<SyntheticDocuments>(
       SyntheticTest(about.config, options.seed, options.samples));
 }

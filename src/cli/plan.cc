@@ -37,9 +37,8 @@ struct PlanFlags {
 [[noreturn]] void ThrowUnknown(const char* what, const std::string& name,
                                const std::vector<std::string>& known, const char* file) {
   const std::optional<std::string> nearest = NearestName(name, known);
-  throw UsageError(fmt::format("unknown {} '{}'{}: expected {} or {}", what, name,
-                               nearest ? fmt::format(", did you mean '{}'?", *nearest) : "",
-                               JoinNames(known), file));
+  throw UsageError(fmt::format("unknown {} '{}': expected {} or {}{}", what, name, JoinNames(known),
+                               file, nearest ? fmt::format("; did you mean '{}'?", *nearest) : ""));
 }
 
 ModelConfig FindModel(const std::string& name) {
@@ -92,6 +91,9 @@ void Run(const PlanFlags& flags) {
   options.devices = flags.devices;
   options.efficiency = flags.efficiency;
   if (found) {
+    if (UnderMpi()) {
+      throw UsageError("only --hardware this measures: run the plan of others without mpirun");
+    }
     if (flags.devices == 0) throw UsageError("--devices is needed: how many to plan for");
     options.hardware = *found;
     const bool measured = !std::ranges::any_of(

@@ -57,7 +57,9 @@ void AddRunFlags(CLI::App& command, TrainOptions& options) {
 void AddScheduleFlags(CLI::App& command, TrainOptions& options) {
   command.option_defaults()->group("Steps and contexts");
   Flag(command, "--steps", options.steps,
-       "Optimizer steps; 0: the sum of --context-schedule, or 1000", "N");
+       "Optimizer steps; 0: the sum of --context-schedule, or 1000; of classifiers those of "
+       "--epochs",
+       "N");
   AddContextFlag(command, options.context,
                  "Tokens a sequence, where no --context-schedule is given");
   Flag(command, "--batch", options.batch,
@@ -188,8 +190,8 @@ int ExitCode(StopReason reason) {
 }  // namespace
 
 void AddTrain(CLI::App& app) {
-  CLI::App* command =
-      app.add_subcommand("train", "Train or fine-tune a model on text; writes a run folder");
+  CLI::App* command = app.add_subcommand(
+      "train", "Train or fine-tune a model of text, or train a classifier; writes a run folder");
   const auto flags = std::make_shared<TrainFlags>();
   TrainOptions& options = flags->options;
   AddRunFlags(*command, options);

@@ -68,7 +68,10 @@ double BlockSize(const PlanOptions& options, Pass pass) {
   const double bytes = static_cast<double>(options.batch) * (traffic.block + traffic.gradient) /
                        options.hardware.link_bytes_per_second;
   const double linear = bytes - seconds.row;
-  const double root = std::sqrt(linear * linear + 4 * square * options.hardware.link_delay);
+  // With zigzag a step may have a quarter of the square to hide half a shard, and the delay whole.
+  const double delay =
+      options.hardware.link_delay * (halved && options.layout == Layout::kZigzag ? 2 : 1);
+  const double root = std::sqrt(linear * linear + 4 * square * delay);
   return std::max(1.0, (linear + root) / (2 * square));
 }
 

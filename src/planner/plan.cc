@@ -8,6 +8,7 @@
 #include "planner/step_time.h"
 #include "ringwise/error.h"
 #include "ringwise/planner.h"
+#include "transformer/sequence_shard.h"
 
 namespace ringwise {
 namespace {
@@ -71,9 +72,17 @@ int64_t LargestContext(const PlanOptions& options, double usable, const Memory& 
   const auto fits = [&](int64_t rows) {
     return memory(static_cast<double>(rows * options.batch)).total() <= usable;
   };
-  if (!fits(1)) return 0;
-  int64_t low = 1;
+  // More head groups hold less, so memory grows only between these.
+  int64_t low = 0;
   int64_t high = kLongestContext / options.ring / options.batch + 1;
+  for (const int64_t from : {kRowsForFourGroups, kRowsForTwoGroups, int64_t{1}}) {
+    if (from < high && fits(from)) {
+      low = from;
+      break;
+    }
+    high = std::min(high, from);
+  }
+  if (low == 0) return 0;
   while (high - low > 1) {
     const int64_t middle = low + (high - low) / 2;
     (fits(middle) ? low : high) = middle;
@@ -113,7 +122,9 @@ BlockLaw LawOf(const PlanOptions& options) {
   PlanOptions at_full_rate = options;
   at_full_rate.efficiency = 1;
   BlockLaw law;
-  law.paper_block = options.hardware.rate(options.dtype).attention_forward /
+  constexpr double kPaperBytes = 2;  // a number
+  law.paper_block = static_cast<double>(SizeOf(options.dtype)) / kPaperBytes *
+                    options.hardware.rate(options.dtype).attention_forward /
                     options.hardware.link_bytes_per_second;
   law.paper_sequence = 6 * law.paper_block;
   if (options.ring > 1) {
@@ -197,12 +208,13 @@ Plan MakePlan(const PlanOptions& given) {
   if (largest == 0) ThrowParametersDoNotFit(options, plan.usable_memory, plan.sharded);
 
   plan.context = options.context == 0 ? largest : options.context;
-  plan.fits = plan.context <= largest;
   plan.block = ShardRows(options, plan.context);
   const double rows = static_cast<double>(plan.block) * static_cast<double>(options.batch);
   plan.replicated.memory = whole(rows);
   plan.sharded_count.memory = in_parts(rows);
   plan.paper.memory = paper(rows);
+  plan.fits =
+      (plan.sharded ? plan.sharded_count : plan.replicated).memory.total() <= plan.usable_memory;
 
   const double groups = static_cast<double>(options.devices / options.ring);
   plan.tokens = static_cast<double>(plan.context) * static_cast<double>(options.batch) * groups;

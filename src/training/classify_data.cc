@@ -21,7 +21,6 @@ constexpr uint64_t kValidationStream = 0x76616c6964000000;
 
 constexpr int64_t kTestSamples = 4000;        // synthetic
 constexpr int64_t kValidationSamples = 1000;  // likewise
-constexpr double kRopeTheta = 10000;
 
 ClassifierConfig ConfigOf(const TrainOptions& options) {
   const ClassifyOptions& classify = options.classify;
@@ -33,7 +32,8 @@ ClassifierConfig ConfigOf(const TrainOptions& options) {
     config.norm_place = classify.norm_place;
     config.norm_over = classify.norm_over;
     config.word_pairs = classify.word_pairs;
-    config.rope_theta = classify.positions ? kRopeTheta : 0;
+    config.norm_eps = options.model.rms_norm_eps;
+    config.rope_theta = classify.positions ? options.model.rope_theta : 0;
     config.dropout = classify.sublayer_dropout;
     config.input_dropout = classify.input_dropout;
     config.attention_dropout = options.dropout;
@@ -89,7 +89,7 @@ void ClassifyData::MakeSynthetic(const TrainOptions& options) {
 
 void ClassifyData::ReadTexts(const TrainOptions& options) {
   LabelledTexts texts = ReadTask(about_.task, options.data.front());
-  fingerprint_ = Fingerprint(texts);
+  fingerprint_ = DeriveSeed(Fingerprint(texts), options.classify.pad ? 1 : 0);
   const std::vector<LabelledText> validation =
       TakeValidation(texts, options.heldout_fraction, options.seed);
   RequireTrainingExamples(texts);

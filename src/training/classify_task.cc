@@ -19,6 +19,12 @@ namespace {
 constexpr uint64_t kOrderStream = 0x6f72646572000000;
 constexpr uint64_t kDropoutStream = 0x64726f7064000000;
 
+// What a run cannot change on resuming.
+ClassifierConfig WithoutDropout(ClassifierConfig config) {
+  config.dropout = config.input_dropout = config.attention_dropout = config.head_dropout = 0;
+  return config;
+}
+
 }  // namespace
 
 ClassifyTask::ClassifyTask(Rank& rank, const TrainOptions& options, const ClassifyData& data)
@@ -28,14 +34,22 @@ int64_t ClassifyTask::DocumentsAStep() const {
   return options_.batch * options_.accumulate * rank_.data_parallel.size();
 }
 
-std::vector<ContextPhase> ClassifyTask::Schedule() const {
+int64_t ClassifyTask::StepsLeft() const {
+  const int64_t size = data_.train().size();
   // Of synthetic samples `train` has all epochs'.
   const double epochs = data_.shuffles() ? options_.classify.epochs : 1;
-  const int64_t steps_an_epoch = (data_.train().size() + DocumentsAStep() - 1) / DocumentsAStep();
-  const auto steps = static_cast<int64_t>(std::ceil(epochs * static_cast<double>(steps_an_epoch)));
+  const auto end = static_cast<int64_t>(std::ceil(epochs * static_cast<double>(size)));
+  int64_t steps = 0;
+  for (int64_t drawn = drawn_before_; drawn < end; ++steps) {
+    drawn += std::min(DocumentsAStep(), size - drawn % size);
+  }
+  return steps;
+}
+
+std::vector<ContextPhase> ClassifyTask::Schedule() const {
   return {{.context = 0,
            .batch = options_.batch,
-           .steps = options_.steps > 0 ? options_.steps : steps}};
+           .steps = options_.steps > 0 ? options_.steps : steps_before_ + StepsLeft()}};
 }
 
 void ClassifyTask::MakeModel() {
@@ -49,12 +63,23 @@ void ClassifyTask::Begin(TrainState& state) {
   model_->Initialize(options_.seed);
 }
 
-void ClassifyTask::Resume(const TrainState& state, const std::string& /*checkpoint*/) {
+void ClassifyTask::Resume(const TrainState& state, const std::string& checkpoint) {
   if (state.train_tokens != data_.words() || state.data_fingerprint != data_.fingerprint()) {
     throw UsageError(fmt::format(
         "the data changed since the run began ({} words to train on then, {} now): start a new run",
         state.train_tokens, data_.words()));
   }
+  const ClassifierFolder before = ReadClassifierFolder(checkpoint);
+  if (before.task != data_.about().task || before.rule != data_.about().rule ||
+      WithoutDropout(before.config) != WithoutDropout(data_.about().config)) {
+    throw UsageError(
+        fmt::format("the model of {} has other shapes, norms, positions or word rules than the "
+                    "flags say: leave "
+                    "them out on resuming, or start a new run",
+                    checkpoint));
+  }
+  steps_before_ = state.step;
+  drawn_before_ = state.phase_sequences;
   MakeModel();
 }
 
@@ -88,7 +113,7 @@ void ClassifyTask::ZeroGradients() {
 std::vector<int64_t> ClassifyTask::DocumentsOfStep(int64_t drawn) {
   const int64_t size = data_.train().size();
   if (!data_.shuffles()) {  // one after another; past the epochs where --steps says so
-    const int64_t left = options_.steps > 0 ? DocumentsAStep() : size - drawn;
+    const int64_t left = drawn < size ? size - drawn : DocumentsAStep();
     std::vector<int64_t> samples(static_cast<size_t>(std::min(DocumentsAStep(), left)));
     std::iota(samples.begin(), samples.end(), drawn);
     return samples;

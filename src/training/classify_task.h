@@ -43,6 +43,8 @@ class ClassifyTask final : public TrainTask {
 
  private:
   int64_t DocumentsAStep() const;
+  // From here to the end of the epochs.
+  int64_t StepsLeft() const;
   void MakeModel();
   // The documents of the step that begins after so many were drawn.
   std::vector<int64_t> DocumentsOfStep(int64_t drawn);
@@ -55,6 +57,8 @@ class ClassifyTask final : public TrainTask {
   TrainOptions options_;
   const ClassifyData& data_;
   std::unique_ptr<Classifier> model_;
+  int64_t steps_before_ = 0;    // those of earlier processes, perhaps of other sizes,
+  int64_t drawn_before_ = 0;    // and the documents they drew
   int64_t epoch_ = -1;          // that order_ is of
   std::vector<int64_t> order_;  // of the training documents
   DocumentSet::Rows rows_;      // of the pass

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <utility>
 
 #include "ringwise/corpus.h"
 #include "ringwise/error.h"
@@ -75,13 +76,21 @@ void ValidateClassify(const TrainOptions& options) {
               ? "--task synthetic makes its own data: leave --data out"
               : fmt::format("--data is needed: the folder or archive of {}, one path, found {}",
                             Name(options.task), options.data.size()));
-  Require(options.init.empty() && options.context_schedule.empty() && !options.document_mask &&
-              !options.order_two && options.model.window == 0 && !options.model.tied_embeddings &&
-              options.model.kv_heads == options.model.heads &&
-              options.attention == TrainOptions().attention,
-          "--attention, --init, --context-schedule, --document-mask, --order-two, --window, "
-          "--tied-embeddings "
-          "and --kv-heads are of --task language alone");
+  const ModelConfig& model = options.model;
+  const std::pair<const char*, bool> of_language[] = {
+      {"init", !options.init.empty()},
+      {"context-schedule", !options.context_schedule.empty()},
+      {"document-mask", options.document_mask},
+      {"order-two", options.order_two},
+      {"window", model.window != 0},
+      {"tied-embeddings", model.tied_embeddings},
+      {"kv-heads", model.kv_heads != model.heads},
+      {"head-dim", model.heads > 0 && model.head_dim != model.hidden / model.heads},
+      {"attention", options.attention != TrainOptions().attention},
+      {"recompute", options.recompute != TrainOptions().recompute}};
+  for (const auto& [flag, given] : of_language) {
+    Require(!given, fmt::format("--{} is of --task language alone", flag));
+  }
   constexpr double kMostEpochs = 1e6;
   constexpr int64_t kMostSamples = 1'000'000'000;
   Require(classify.epochs > 0 && classify.epochs <= kMostEpochs,
@@ -235,27 +244,17 @@ std::string ToToml(const TrainOptions& options) {
   number("timeout", options.mesh.timeout_seconds);
   name("layout", std::string(Name(options.layout)));
   name("dtype", std::string(Name(options.compute)));
-  name("attention", std::string(Name(options.attention)));
-  name("recompute", RecomputeName(options.recompute));
   number("steps", options.steps);
   number("context", options.context);
   number("batch", options.batch);
   number("accumulate", options.accumulate);
-  if (!options.context_schedule.empty()) {
-    name("context-schedule", FormatContextSchedule(options.context_schedule));
-  }
   number("hidden", options.model.hidden);
   number("layers", options.model.layers);
   number("heads", options.model.heads);
-  number("kv-heads", options.model.kv_heads);
-  number("head-dim", options.model.head_dim);
   number("ffn", options.model.ffn);
   number("vocab", options.model.vocab);
   number("rope-theta", options.model.rope_theta);
   number("norm-eps", options.model.rms_norm_eps);
-  number("tied-embeddings", options.model.tied_embeddings);
-  number("window", options.model.window);
-  number("document-mask", options.document_mask);
   number("learning-rate", options.learning_rate);
   number("learning-rate-floor", options.learning_rate_floor);
   number("warmup", options.warmup);
@@ -268,13 +267,25 @@ std::string ToToml(const TrainOptions& options) {
   number("seed", options.seed);
   number("heldout", options.heldout_fraction);
   number("eval-every", options.eval_every);
-  number("eval-tokens", options.eval_tokens);
-  number("order-two", options.order_two);
   number("save-every", options.save_every);
   number("keep", options.keep);
   number("log-every", options.log_every);
   number("max-seconds", options.max_seconds);
-  if (options.task == Task::kLanguage) return text;
+  if (options.task == Task::kLanguage) {
+    if (!options.context_schedule.empty()) {
+      name("context-schedule", FormatContextSchedule(options.context_schedule));
+    }
+    name("attention", std::string(Name(options.attention)));
+    name("recompute", RecomputeName(options.recompute));
+    number("kv-heads", options.model.kv_heads);
+    number("head-dim", options.model.head_dim);
+    number("tied-embeddings", options.model.tied_embeddings);
+    number("window", options.model.window);
+    number("document-mask", options.document_mask);
+    number("eval-tokens", options.eval_tokens);
+    number("order-two", options.order_two);
+    return text;
+  }
   const ClassifyOptions& classify = options.classify;
   name("task", std::string(Name(options.task)));
   name("network", std::string(Name(classify.network)));

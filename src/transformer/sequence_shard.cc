@@ -21,10 +21,8 @@ Positions SequenceShard::PositionsOfRows(int64_t begin, int64_t count) const {
 }
 
 int64_t HeadGroups(int64_t rows, int64_t kv_heads) {
-  constexpr int64_t kShort = 1024;
-  constexpr int64_t kLong = 4096;
-  if (rows < kShort) return 1;
-  return std::min<int64_t>(rows < kLong ? 2 : 4, kv_heads);
+  if (rows < kRowsForTwoGroups) return 1;
+  return std::min<int64_t>(rows < kRowsForFourGroups ? 2 : 4, kv_heads);
 }
 
 }  // namespace ringwise

@@ -26,6 +26,9 @@ struct SequenceShard {
   Positions PositionsOfRows(int64_t begin, int64_t count) const;
 };
 
+// Rows of a shard from which on there are more head groups.
+inline constexpr int64_t kRowsForTwoGroups = 1024;
+inline constexpr int64_t kRowsForFourGroups = 4096;
 // How many head groups passes that recompute have, for shards of so many rows on average: every
 // group costs a round of messages, so few for short shards, whose memory is small.
 int64_t HeadGroups(int64_t rows, int64_t kv_heads);
