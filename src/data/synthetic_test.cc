@@ -52,7 +52,7 @@ TEST_F(SyntheticTest, LabelsAreBalanced) {
     for (const float x : Rows(1, index, {{0, 8, 1}})) sum += x;
     positive += sum > 0 ? 1 : 0;
   }
-  EXPECT_NEAR(positive, kSamples / 2, 112);  // five standard deviations
+  EXPECT_NEAR(positive, 0.5 * kSamples, 112);  // five standard deviations
 }
 
 TEST_F(SyntheticTest, RefusesRowsOfAnotherShape) {

@@ -24,7 +24,7 @@ std::string ConfigPath(const std::string& folder) { return folder + "/config.jso
 
 Json ReadConfig(const std::string& folder) {
   CheckModelFolder(folder);
-  const Json json = Json::parse(ReadTextFile(ConfigPath(folder)), nullptr, false);
+  Json json = Json::parse(ReadTextFile(ConfigPath(folder)), nullptr, false);
   if (!json.is_object()) throw FileError(ConfigPath(folder) + ": expected a JSON object");
   return json;
 }

@@ -216,8 +216,9 @@ Plan MakePlan(const PlanOptions& given) {
   plan.fits =
       (plan.sharded ? plan.sharded_count : plan.replicated).memory.total() <= plan.usable_memory;
 
-  const double groups = static_cast<double>(options.devices / options.ring);
-  plan.tokens = static_cast<double>(plan.context) * static_cast<double>(options.batch) * groups;
+  const int64_t rings = options.devices / options.ring;
+  plan.tokens = static_cast<double>(plan.context) * static_cast<double>(options.batch) *
+                static_cast<double>(rings);
   const AttentionTimes attention = TimeAttention(options, static_cast<double>(plan.block));
   plan.attention = attention.call;
   plan.step = TimeStep(options, plan.sharded, rows, attention);

@@ -142,6 +142,7 @@ TEST(RingSimulation, RefusesWhatIsNoRing) {
 
 std::vector<Positions> Shards(Layout layout, int ranks, int64_t rows) {
   std::vector<Positions> shards;
+  shards.reserve(static_cast<size_t>(ranks));
   for (int r = 0; r < ranks; ++r) shards.push_back(ShardPositions(layout, rows * ranks, ranks, r));
   return shards;
 }

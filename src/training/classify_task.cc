@@ -113,7 +113,8 @@ void ClassifyTask::ZeroGradients() {
 std::vector<int64_t> ClassifyTask::DocumentsOfStep(int64_t drawn) {
   const int64_t size = data_.train().size();
   if (!data_.shuffles()) {  // one after another; past the epochs where --steps says so
-    const int64_t left = drawn < size ? size - drawn : DocumentsAStep();
+    const bool ends = options_.steps == 0 && drawn < size;
+    const int64_t left = ends ? size - drawn : DocumentsAStep();
     std::vector<int64_t> samples(static_cast<size_t>(std::min(DocumentsAStep(), left)));
     std::iota(samples.begin(), samples.end(), drawn);
     return samples;
