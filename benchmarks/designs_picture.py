@@ -80,6 +80,8 @@ def memory(records):
             for record in records
             if record["design"] == design and record["ranks"] == ranks
         )
+        if not points:
+            continue
         name = f"zigzag ring of {ranks}" if ranks > 1 else label(design)
         axes.plot(*zip(*points), marker="o", markersize=4, color=COLOURS[design], label=name)
     axes.axhline(64, color="black", linewidth=0.8, linestyle="--")
