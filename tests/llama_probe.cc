@@ -21,13 +21,6 @@
 namespace ringwise {
 namespace {
 
-Recompute ParseRecompute(const std::string& name) {
-  if (name == "none") return Recompute::kNone;
-  if (name == "attention") return Recompute::kAttention;
-  if (name == "block") return Recompute::kBlock;
-  throw UsageError("recompute must be none, attention or block, found " + name);
-}
-
 int Main(const std::vector<std::string>& args) {
   if (args.size() != 8) {
     throw UsageError("usage: llama_probe MODEL INPUTS OUT RING LAYOUT RECOMPUTE DTYPE THREADS");

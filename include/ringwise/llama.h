@@ -4,6 +4,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "ringwise/attention_design.h"
@@ -33,6 +34,9 @@ namespace ringwise {
 // units in f32 and 12 in bf16 for w = g = 1. A block of 512 rows is all that ever is ffn wide, but
 // in `none`.
 enum class Recompute { kNone, kAttention, kBlock };
+
+std::string_view Name(Recompute recompute);       // "none", "attention", "block"
+Recompute ParseRecompute(std::string_view name);  // throws UsageError naming the three
 
 // A master weight and the gradient that accumulates for it, both f32 and whole on every rank. Names
 // and shapes are Hugging Face's ("model.layers.0.self_attn.q_proj.weight" [heads * head_dim,

@@ -346,20 +346,10 @@ DType ResolveDType(const std::string& name) {
 }
 
 void AddRecomputeFlag(CLI::App& command, Recompute& recompute) {
-  const auto parse = [&recompute](const std::string& name) {
-    if (name == "none") {
-      recompute = Recompute::kNone;
-    } else if (name == "attention") {
-      recompute = Recompute::kAttention;
-    } else if (name == "block") {
-      recompute = Recompute::kBlock;
-    } else {
-      throw UsageError("--recompute must be none, attention or block, found '" + name + "'");
-    }
-  };
   command
       .add_option_function<std::string>(
-          "--recompute", parse,
+          "--recompute",
+          [&recompute](const std::string& name) { recompute = ParseRecompute(name); },
           "What backward computes again, from most memory to least: none, attention (all but it), "
           "block (all)")
       ->default_str("attention")

@@ -33,12 +33,6 @@ std::string Rate(double flops) {
                        : fmt::format("{:.4g} GFLOP/s", flops / 1e9);
 }
 
-std::string_view NameOf(Recompute recompute) {
-  return recompute == Recompute::kNone        ? "none"
-         : recompute == Recompute::kAttention ? "attention"
-                                              : "block";
-}
-
 void PrintHead(const PlanReport& report) {
   const PlanOptions& options = report.options;
   const Plan& plan = report.plan;
@@ -178,7 +172,7 @@ void PrintPlanJson(const PlanReport& report) {
                {"dtype", Name(options.dtype)},
                {"causal", options.causal},
                {"layout", Name(options.layout)},
-               {"recompute", NameOf(options.recompute)},
+               {"recompute", Name(options.recompute)},
                {"batch", options.batch},
                {"efficiency", options.efficiency},
                {"slowest", options.slowest},

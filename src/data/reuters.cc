@@ -5,6 +5,7 @@
 #include <map>
 #include <utility>
 
+#include "core/shuffle.h"
 #include "data/data_folder.h"
 #include "data/newswires.h"
 #include "ringwise/documents.h"
@@ -61,12 +62,6 @@ std::vector<std::pair<std::string, LabelledText>> ReadTopics(const std::string& 
   return topics;
 }
 
-template <class T>
-void Shuffle(std::vector<T>& values, uint64_t seed) {  // Fisher-Yates
-  Random random(seed, kShuffleStream);
-  for (size_t i = values.size(); i > 1; --i) std::swap(values[i - 1], values[random.Below(i)]);
-}
-
 }  // namespace
 
 LabelledTexts ReadReuters(const std::string& path, uint64_t seed) {
@@ -91,7 +86,7 @@ LabelledTexts ReadReuters(const std::string& path, uint64_t seed) {
     text.label = label->second;
     texts.train.push_back(std::move(text));
   }
-  Shuffle(texts.train, seed);
+  Shuffle(texts.train, Random(seed, kShuffleStream));
   const auto train = static_cast<std::ptrdiff_t>(texts.train.size() * 4 / 5);
   texts.test.assign(std::make_move_iterator(texts.train.begin() + train),
                     std::make_move_iterator(texts.train.end()));

@@ -29,6 +29,11 @@ Json ReadConfig(const std::string& folder) {
   return json;
 }
 
+bool SaysClassifier(const Json& config) {
+  const auto type = config.find("model_type");
+  return type != config.end() && *type == kModelType;
+}
+
 // nlohmann-json would turn any number into any other, and true into 1.
 void ReadNumber(const Json& json, const char* key, int64_t& number) {
   const Json& value = json.at(key);
@@ -81,20 +86,16 @@ void CheckClasses(const std::vector<std::string>& classes) {
 
 }  // namespace
 
-bool IsClassifier(const std::string& folder) {
-  const Json json = ReadConfig(folder);
-  const auto type = json.find("model_type");
-  return type != json.end() && *type == kModelType;
-}
+bool IsClassifier(const std::string& folder) { return SaysClassifier(ReadConfig(folder)); }
 
 ClassifierFolder ReadClassifierFolder(const std::string& folder) {
-  if (!IsClassifier(folder)) {
+  const Json json = ReadConfig(folder);
+  if (!SaysClassifier(json)) {
     throw FileError(fmt::format("{}: not a classifier: \"model_type\" is not \"{}\"",
                                 ConfigPath(folder), kModelType));
   }
   ClassifierFolder about;
   try {
-    const Json json = ReadConfig(folder);
     json.at("task").get_to(about.task);
     json.at("classes").get_to(about.classes);
     about.config.classes = std::ssize(about.classes);

@@ -19,25 +19,7 @@ HWY_BEFORE_NAMESPACE();
 namespace ringwise {
 namespace HWY_NAMESPACE {
 
-// The largest logit; NaN if any is (vector maxima would drop it).
-float MaxOfRow(const float* HWY_RESTRICT logits, int64_t vocab) {
-  const hn::ScalableTag<float> d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  auto highest = hn::Set(d, -std::numeric_limits<float>::infinity());
-  bool found_nan = false;
-  int64_t j = 0;
-  for (; j + lanes <= vocab; j += lanes) {
-    const auto values = hn::LoadU(d, logits + j);
-    found_nan |= !hn::AllFalse(d, hn::IsNaN(values));
-    highest = hn::Max(highest, values);
-  }
-  float maximum = hn::GetLane(hn::MaxOfLanes(d, highest));
-  for (; j < vocab; ++j) {
-    found_nan |= std::isnan(logits[j]);
-    maximum = std::max(maximum, logits[j]);
-  }
-  return found_nan ? std::numeric_limits<float>::quiet_NaN() : maximum;
-}
+float MaxOfRow(const float* logits, int64_t vocab) { return LargestOf(logits, vocab); }
 
 float SumOfExponentials(const float* HWY_RESTRICT logits, int64_t vocab, float maximum) {
   return SumOverLanes(vocab, [&](auto d, int64_t j) HWY_ATTR {

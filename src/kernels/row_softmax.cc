@@ -17,26 +17,6 @@ HWY_BEFORE_NAMESPACE();
 namespace ringwise {
 namespace HWY_NAMESPACE {
 
-// NaN if any score is: vector maxima would drop it, and so would the exponential.
-float LargestOf(const float* HWY_RESTRICT scores, int64_t keys) {
-  const hn::ScalableTag<float> d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  auto highest = hn::Set(d, -std::numeric_limits<float>::infinity());
-  bool found_nan = false;
-  int64_t j = 0;
-  for (; j + lanes <= keys; j += lanes) {
-    const auto values = hn::LoadU(d, scores + j);
-    found_nan |= !hn::AllFalse(d, hn::IsNaN(values));
-    highest = hn::Max(highest, values);
-  }
-  float largest = hn::GetLane(hn::MaxOfLanes(d, highest));
-  for (; j < keys; ++j) {
-    found_nan |= std::isnan(scores[j]);
-    largest = std::max(largest, scores[j]);
-  }
-  return found_nan ? std::numeric_limits<float>::quiet_NaN() : largest;
-}
-
 template <class T>
 void ForwardRow(const float* HWY_RESTRICT scores, int64_t keys, float scale,
                 T* HWY_RESTRICT probabilities) {

@@ -12,8 +12,11 @@
 #define RINGWISE_KERNELS_SIMD_INL_H_
 #endif
 
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include "hwy/highway.h"
 #include "ringwise/dtype.h"
@@ -85,6 +88,26 @@ HWY_INLINE float SumOverLanes(int64_t count, Term&& term) {
   float sum = hn::GetLane(hn::SumOfLanes(d, hn::Add(sum0, sum1)));
   for (; i < count; ++i) sum += hn::GetLane(term(d1, i));
   return sum;
+}
+
+// The largest value; NaN if any is (vector maxima would drop it). -inf of none.
+HWY_INLINE float LargestOf(const float* HWY_RESTRICT values, int64_t count) {
+  const hn::ScalableTag<float> d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  auto highest = hn::Set(d, -std::numeric_limits<float>::infinity());
+  bool found_nan = false;
+  int64_t j = 0;
+  for (; j + lanes <= count; j += lanes) {
+    const auto some = hn::LoadU(d, values + j);
+    found_nan |= !hn::AllFalse(d, hn::IsNaN(some));
+    highest = hn::Max(highest, some);
+  }
+  float largest = hn::GetLane(hn::MaxOfLanes(d, highest));
+  for (; j < count; ++j) {
+    found_nan |= std::isnan(values[j]);
+    largest = std::max(largest, values[j]);
+  }
+  return found_nan ? std::numeric_limits<float>::quiet_NaN() : largest;
 }
 
 }  // namespace HWY_NAMESPACE

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <utility>
 
+#include "core/shuffle.h"
 #include "ringwise/documents.h"
 #include "ringwise/error.h"
 #include "ringwise/random.h"
@@ -45,8 +46,7 @@ ClassifierConfig ConfigOf(const TrainOptions& options) {
 // Takes a share of the training documents away, chosen by the seed.
 std::vector<LabelledText> TakeValidation(LabelledTexts& texts, double share, uint64_t seed) {
   std::vector<LabelledText>& train = texts.train;
-  Random random(seed, kSplitStream);
-  for (size_t i = train.size(); i > 1; --i) std::swap(train[i - 1], train[random.Below(i)]);
+  Shuffle(train, Random(seed, kSplitStream));
   const auto count = static_cast<int64_t>(std::llround(share * static_cast<double>(train.size())));
   std::vector<LabelledText> validation(std::make_move_iterator(train.end() - count),
                                        std::make_move_iterator(train.end()));

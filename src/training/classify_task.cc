@@ -8,6 +8,7 @@
 #include <span>
 #include <utility>
 
+#include "core/shuffle.h"
 #include "inference/weights.h"
 #include "ringwise/error.h"
 #include "ringwise/random.h"
@@ -124,10 +125,7 @@ std::vector<int64_t> ClassifyTask::DocumentsOfStep(int64_t drawn) {
     epoch_ = epoch;
     order_.resize(static_cast<size_t>(size));
     std::iota(order_.begin(), order_.end(), 0);
-    Random random(options_.seed, kOrderStream + static_cast<uint64_t>(epoch));
-    for (size_t i = order_.size(); i > 1; --i) {
-      std::swap(order_[i - 1], order_[random.Below(i)]);
-    }
+    Shuffle(order_, Random(options_.seed, kOrderStream + static_cast<uint64_t>(epoch)));
   }
   // An epoch's last step has what is left.
   const int64_t begin = drawn % size;

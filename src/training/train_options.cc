@@ -132,18 +132,6 @@ std::string Absolute(const std::string& path) {
   return error ? path : absolute.lexically_normal().string();
 }
 
-const char* RecomputeName(Recompute recompute) {
-  switch (recompute) {
-    case Recompute::kNone:
-      return "none";
-    case Recompute::kAttention:
-      return "attention";
-    case Recompute::kBlock:
-      return "block";
-  }
-  return "";
-}
-
 }  // namespace
 
 std::string_view Name(Task task) {
@@ -276,7 +264,7 @@ std::string ToToml(const TrainOptions& options) {
       name("context-schedule", FormatContextSchedule(options.context_schedule));
     }
     name("attention", std::string(Name(options.attention)));
-    name("recompute", RecomputeName(options.recompute));
+    name("recompute", std::string(Name(options.recompute)));
     number("kv-heads", options.model.kv_heads);
     number("head-dim", options.model.head_dim);
     number("tied-embeddings", options.model.tied_embeddings);

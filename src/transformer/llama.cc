@@ -19,6 +19,25 @@
 
 namespace ringwise {
 
+std::string_view Name(Recompute recompute) {
+  switch (recompute) {
+    case Recompute::kNone:
+      return "none";
+    case Recompute::kAttention:
+      return "attention";
+    case Recompute::kBlock:
+      return "block";
+  }
+  return "";
+}
+
+Recompute ParseRecompute(std::string_view name) {
+  for (const Recompute recompute : {Recompute::kNone, Recompute::kAttention, Recompute::kBlock}) {
+    if (Name(recompute) == name) return recompute;
+  }
+  throw UsageError(fmt::format("--recompute must be none, attention or block, found '{}'", name));
+}
+
 class Llama::Impl {
  public:
   Impl(Context& context, const ModelConfig& config, DType compute)
