@@ -101,7 +101,6 @@ class EncoderLayer {
   Context& context_;
   const ClassifierConfig config_;
   const int64_t index_;
-  const DType compute_;
   BiasedLinear qkv_;
   BiasedLinear output_;
   BiasedLinear up_;
