@@ -21,7 +21,7 @@ std::string FileIn(const std::string& folder, const char* name) {
 }
 
 // Four independent chains, because one would wait for each multiplication.
-uint64_t HashBytes(std::span<const std::byte> bytes, uint64_t seed) {
+uint64_t HashTensorBytes(std::span<const std::byte> bytes, uint64_t seed) {
   constexpr uint64_t kPrime = 0x9E3779B97F4A7C15;
   uint64_t chains[4] = {seed, seed ^ 1, seed ^ 2, seed ^ 3};
   const auto mix = [&](uint64_t& chain, const std::byte* at) {
@@ -90,9 +90,9 @@ void ReadMoments(const std::string& path, const std::vector<Parameter>& paramete
 std::string Checksum(const std::vector<Parameter>& parameters, AdamW& optimizer) {
   uint64_t hash = 0;
   for (size_t p = 0; p < parameters.size(); ++p) {
-    hash = HashBytes(BytesOf(parameters[p].value), hash);
-    hash = HashBytes(BytesOf(optimizer.first_moments()[p]), hash);
-    hash = HashBytes(BytesOf(optimizer.second_moments()[p]), hash);
+    hash = HashTensorBytes(BytesOf(parameters[p].value), hash);
+    hash = HashTensorBytes(BytesOf(optimizer.first_moments()[p]), hash);
+    hash = HashTensorBytes(BytesOf(optimizer.second_moments()[p]), hash);
   }
   return fmt::format("{:016x}", hash);
 }

@@ -7,6 +7,7 @@
 #include "core/out_of_memory.h"
 #include "training/classify_data.h"
 #include "training/language_task.h"
+#include "training/progress.h"
 #include "training/rank_trainer.h"
 #include "training/signals.h"
 
@@ -51,6 +52,9 @@ TrainResult Train(const TrainOptions& given) {
   const auto train = [&](Rank& rank) {
     Validate(options);
     if (options.task == Task::kLanguage) CheckRingOf(options.attention, rank.ring.size());
+    if (options.task == Task::kImdb || options.task == Task::kReuters) {  // takes seconds
+      Progress(rank.world.rank() == 0).Say("reading " + options.data.front());
+    }
     RankTrainer trainer(rank, options, shared.OpenData(options).MakeTask(rank, options));
     shared.CatchSignals();
     try {
