@@ -28,8 +28,8 @@ std::unique_ptr<DocumentSet> ReadTexts(const EvalClassifierOptions& options,
                     options.data.size()));
   }
   const TextDocuments::Options reading = ReadingOf(about);
-  // Under mpirun it is not yet known who should say so.
-  Progress(!UnderMpi()).Say("reading " + options.data.front());
+  Progress progress(!UnderMpi());  // where it is not yet known who should speak
+  progress.Note("reading " + options.data.front());
   const LabelledTexts texts = ReadTask(about.task, options.data.front());
   if (texts.classes != about.classes) {
     throw FileError(fmt::format(

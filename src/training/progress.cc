@@ -24,11 +24,17 @@ std::string FormatDuration(double seconds) {
 
 Progress::Progress(bool enabled) : enabled_(enabled), terminal_(isatty(STDERR_FILENO) != 0) {}
 
+Progress::~Progress() { Clear(); }
+
+void Progress::Clear() {
+  if (shown_ > 0) std::fprintf(stderr, "\r%s\r", std::string(shown_, ' ').c_str());
+  shown_ = 0;
+}
+
 void Progress::Say(const std::string& text) {
   if (!enabled_) return;
-  const std::string clear = shown_ > 0 ? fmt::format("\r{:{}}\r", "", shown_) : "";
-  std::fprintf(stderr, "%s%s\n", clear.c_str(), text.c_str());
-  shown_ = 0;
+  Clear();
+  std::fprintf(stderr, "%s\n", text.c_str());
 }
 
 void Progress::Note(const std::string& text) {

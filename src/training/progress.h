@@ -13,13 +13,16 @@ class Progress {
  public:
   // Shows nothing if not enabled: only rank 0 speaks.
   explicit Progress(bool enabled);
+  ~Progress();  // clears the line that would be rewritten
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
 
   // A line that stays.
   void Say(const std::string& text);
   // `of_steps` 0 where the number of steps is not known; `remaining_seconds` negative where the
   // time is not.
   void Step(const StepRecord& record, int64_t of_steps, double remaining_seconds);
-  // Something under way that is not a step: "evaluating 3/10".
+  // Something under way that is not a step, "evaluating 3/10"; on a terminal alone.
   void Note(const std::string& text);
   // What changes all the time: shown now and then, the last of it perhaps not at all.
   void Update(const std::string& text);
@@ -27,6 +30,7 @@ class Progress {
  private:
   using Clock = std::chrono::steady_clock;
 
+  void Clear();   // the line
   bool IsTime();  // to show what changes all the time
 
   bool enabled_;

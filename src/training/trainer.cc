@@ -22,9 +22,13 @@ std::unique_ptr<TaskData> Open(const TrainOptions& options) {
 // What the ranks that are threads of one process share.
 class Shared {
  public:
-  const TaskData& OpenData(const TrainOptions& options) {
+  const TaskData& OpenData(const Rank& rank, const TrainOptions& options) {
     const std::lock_guard lock(mutex_);
-    if (!data_) data_ = Open(options);
+    if (!data_) {
+      Progress progress(rank.world.rank() == 0 || !UnderMpi());
+      progress.Note("opening the data");  // seconds, of a large archive
+      data_ = Open(options);
+    }
     return *data_;
   }
   void CatchSignals() {
@@ -52,10 +56,7 @@ TrainResult Train(const TrainOptions& given) {
   const auto train = [&](Rank& rank) {
     Validate(options);
     if (options.task == Task::kLanguage) CheckRingOf(options.attention, rank.ring.size());
-    if (options.task == Task::kImdb || options.task == Task::kReuters) {  // takes seconds
-      Progress(rank.world.rank() == 0).Say("reading " + options.data.front());
-    }
-    RankTrainer trainer(rank, options, shared.OpenData(options).MakeTask(rank, options));
+    RankTrainer trainer(rank, options, shared.OpenData(rank, options).MakeTask(rank, options));
     shared.CatchSignals();
     try {
       const TrainResult mine = trainer.Run();
