@@ -14,16 +14,13 @@ from train_case import TrainTestCase, flags, losses, records, weights
 class Resume(TrainTestCase):
     STEPS = 30
 
-    def slow(self, name, **changed):
+    def slow(self, name, ranks=None, **changed):
         """Starts a run in the background that takes long enough to be interrupted."""
         run = self.folder / name
-        line = support.command(
-            "ringwise", "train", "--data", self.text, "--out", run, *flags(**changed),
-        )
-        process = subprocess.Popen(
-            line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            env=support.environment(),
-        )
+        line = support.command("ringwise", "train", "--data", self.text, "--out", run,
+                               *flags(**changed), ranks=ranks)
+        process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                   text=True, env=support.environment())
         return run, process
 
     def interrupted(self, name, number, at_step, **changed):
@@ -79,11 +76,7 @@ class Resume(TrainTestCase):
             self.assertTrue((run / "checkpoints/latest/state.json").exists())
 
     def test_a_signal_to_an_mpi_job_saves_too(self):
-        run = self.folder / "mpi"
-        line = support.command("ringwise", "train", "--data", self.text, "--out", run,
-                               *flags(**self.base(steps=5000)), ranks=2)
-        process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                                   text=True, env=support.environment())
+        run, process = self.slow("mpi", ranks=2, **self.base(steps=5000))
         self.wait_for_steps(process, run, 3)
         process.send_signal(signal.SIGUSR1)  # mpirun passes it on to the ranks
         stderr = process.communicate(timeout=60)[1]
@@ -101,11 +94,7 @@ class Resume(TrainTestCase):
         self.fail(f"no {steps} steps: {process.poll()}")
 
     def test_a_killed_rank_ends_the_job(self):
-        run = self.folder / "killed"
-        line = support.command("ringwise", "train", "--data", self.text, "--out", run,
-                               *flags(**self.base(steps=100000, ring=3)), ranks=3)
-        process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                                   text=True, env=support.environment())
+        run, process = self.slow("killed", ranks=3, **self.base(steps=100000, ring=3))
         self.wait_for_steps(process, run, 3)
         children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
         ranks = [
