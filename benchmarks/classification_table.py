@@ -4,10 +4,15 @@
     python3 benchmarks/classification_table.py --imdb aclImdb_v1.tar.gz --reuters reuters21578.tar.gz
 
 Trains every configuration of configs/ that the table names, each in a run folder below --out, and
-tests it once. Stopped and started again it goes on where it was: a finished run is not repeated, an
-unfinished one continues from its last checkpoint. A task whose data is not given is left out. With
-`--seeds 3` every configuration is trained three times and the table has means and deviations. The
-table goes to stdout as Markdown, and as table.json into --out.
+tests it once. Stopped (Ctrl-C or SIGTERM: the run finishes its step and saves) and started again it
+goes on where it was: a finished run is not repeated, an unfinished one continues from its last
+checkpoint, and one made with other settings than those of configs/ is refused. A task whose data is
+not given is left out. The table goes to stdout as Markdown, and as table.json into --out.
+
+The training loss at the end is the mean of a run's last five records, so of the last batches alone.
+With `--seeds 3` every configuration is trained three times: accuracies and losses are means and
+deviations, and there is a column of the least and the most test accuracy. A mean accuracy then has
+five decimals, so that it is not rounded up to a bound that it does not meet.
 
 The step of a configuration is split over as many data-parallel ranks as there are cores, which
 changes its results by no more than rounding and the places that dropout takes.
@@ -15,8 +20,10 @@ changes its results by no more than rounding and the places that dropout takes.
 
 import argparse
 import json
+import math
 import os
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
@@ -36,6 +43,10 @@ ROWS = [
 ]
 PADDED = "reuters_reference"
 PADDED_STEPS = 20
+# Settings whose product, the documents of a step, is what decides a run's results, and those that
+# decide nothing.
+STEP = ("batch", "data-parallel", "accumulate")
+IDLE = ("threads", "log-every", "save-every")
 
 
 class Table:
@@ -44,46 +55,50 @@ class Table:
         self.data = {"imdb": options.imdb, "reuters": options.reuters, "synthetic": None}
         self.rows = [row for row in ROWS if row[0] == "synthetic" or self.data[row[0]]]
 
-    def command(self, task, config, out, seed, flags):
-        text = (ROOT / "configs" / f"{config}.toml").read_text(encoding="utf-8")
-        batch = tomllib.loads(text)["batch"]
+    def command(self, task, config, out, settings):
+        batch = read_settings(config_path(config))["batch"]
         ranks = max(n for n in range(1, (os.cpu_count() or 1) + 1) if batch % n == 0)
         command = [
             self.options.build / "ringwise", "train",
-            "--config", ROOT / "configs" / f"{config}.toml", "--out", out, "--seed", seed,
-            "--data-parallel", ranks, "--batch", batch // ranks, *flags,
+            "--config", config_path(config), "--out", out,
+            "--data-parallel", ranks, "--batch", batch // ranks,
+            *(f"--{key}={json.dumps(value)}" for key, value in settings.items()),
         ]  # fmt: skip
         if task != "synthetic":
             command += ["--data", self.data[task]]
         return [str(part) for part in command]
 
-    def run(self, task, config, seed, name, flags=()):
-        """The records of a finished run, which is made or continued first if need be."""
+    def run(self, task, config, name, settings):
+        """The records of a finished run, which is made or continued first if need be.
+
+        `settings` are those that the configuration does not have, or has otherwise.
+        """
         out = self.options.out / name
-        records = read_records(out)
-        if not records or not records[-1].get("final"):
-            if (out / "checkpoints/latest").exists():
+        finished = is_finished(read_records(out))
+        resumable = (out / "checkpoints/latest").exists()
+        if finished or resumable:
+            check_settings(out, {**read_settings(config_path(config)), **settings})
+        if not finished:
+            if resumable:
                 command = [str(self.options.build / "ringwise"), "train", "--resume", str(out)]
             else:
-                command = self.command(task, config, out, seed, flags)
+                command = self.command(task, config, out, settings)
             print(f"== {name}: {' '.join(command)}", file=sys.stderr, flush=True)
-            result = subprocess.run(command, check=False)
-            if result.returncode != 0:
-                sys.exit(f"{name}: ringwise ended with {result.returncode}; start this again to go on")
-            records = read_records(out)
-        return records
+            code, stopped = call(command)
+            if code != 0 or stopped or not is_finished(read_records(out)):
+                sys.exit(f"{name}: ringwise ended with {code}; start this again to go on")
+        return read_records(out)
 
     def measure(self):
         table = []
         for task, setting, config, course in self.rows:
             runs = []
             for seed in range(self.options.seeds):
-                records = self.run(task, config, seed, f"{config}-{seed}")
+                records = self.run(task, config, f"{config}-{seed}", {"seed": seed})
                 runs.append({
                     "seed": seed,
                     "test_accuracy": records[-1]["test_accuracy"],
                     "test_loss": records[-1]["test_loss"],
-                    "first_loss": records[0]["loss"],
                     "loss": statistics.fmean(r["loss"] for r in records[-5:]),
                     "steps": records[-1]["step"],
                     "documents_per_second": statistics.median(
@@ -99,13 +114,62 @@ class Table:
         if not self.data["reuters"]:
             return None
         speeds = {}
-        for name, flags in ("packed", []), ("padded", ["--pad"]):
+        for name in "packed", "padded":
             # Padded steps take long: no test after them, and none is saved before the last.
-            flags = [*flags, "--steps", PADDED_STEPS, "--test=false", "--save-every", "0",
-                     "--log-every", "1"]  # fmt: skip
-            records = self.run("reuters", PADDED, 0, f"{PADDED}-{name}", flags)
+            settings = {"seed": 0, "pad": name == "padded", "steps": PADDED_STEPS, "test": False,
+                        "save-every": 0, "log-every": 1}  # fmt: skip
+            records = self.run("reuters", PADDED, f"{PADDED}-{name}", settings)
             speeds[name] = statistics.median(r["documents_per_second"] for r in records[2:])
         return {**speeds, "factor": speeds["packed"] / speeds["padded"]}
+
+
+def config_path(config):
+    return ROOT / "configs" / f"{config}.toml"
+
+
+def read_settings(path):
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def deciding(settings):
+    """Those of the settings that decide a run's results."""
+    kept = {key: value for key, value in settings.items() if key not in STEP + IDLE}
+    kept[" × ".join(STEP)] = math.prod(settings.get(key) or 1 for key in STEP)
+    return kept
+
+
+def check_settings(out, wanted):
+    """Ends the script if the run of a folder was made with other settings than those wanted."""
+    path = out / "config.toml"
+    found = deciding(read_settings(path)) if path.exists() else {}
+    for key, value in deciding(wanted).items():
+        if key not in found or found[key] != value:
+            made = json.dumps(found[key]) if key in found else "missing"
+            sys.exit(
+                f"{out}: made with other settings: {key} is {made} in its config.toml and "
+                f"{json.dumps(value)} now; move the folder away or give another --out"
+            )
+
+
+def call(command):
+    """Runs ringwise; its exit code, and whether this script was told to stop meanwhile.
+
+    Then too it is waited for, since it finishes its step and saves: Ctrl-C reaches it from the
+    terminal, SIGTERM is passed on.
+    """
+    stops = []
+    with subprocess.Popen(command) as child:
+
+        def stop(number, _):
+            stops.append(number)
+            if number == signal.SIGTERM:
+                child.send_signal(number)
+
+        handlers = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+        code = child.wait()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    return code, bool(stops)
 
 
 def read_records(out):
@@ -116,26 +180,37 @@ def read_records(out):
     return [json.loads(line) for line in lines]
 
 
-def mean_and_deviation(values):
+def is_finished(records):
+    return bool(records) and records[-1].get("final", False)
+
+
+def mean_and_deviation(values, decimals=4):
     if len(values) == 1:
         return f"{values[0]:.4f}"
-    return f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f}"
+    return f"{statistics.fmean(values):.{decimals}f} ± {statistics.stdev(values):.{decimals}f}"
 
 
 def markdown(table, padding):
-    lines = [
-        "| task | setting | test accuracy | the course's | loss, first record to last | documents/s |",
-        "|---|---|---|---|---|---|",
-    ]
+    several = len(table[0]["runs"]) > 1
+    columns = [
+        "task", "setting", "test accuracy", *(["least to most"] if several else []),
+        "the course's", "test loss", "training loss at the end", "documents/s",
+    ]  # fmt: skip
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in table:
-        runs = row["runs"]
-        course = "" if row["course_accuracy"] is None else f"{row['course_accuracy']:.4f}"
-        lines.append(
-            f"| {row['task']} | [{row['setting']}](../{row['config']}) | "
-            f"{mean_and_deviation([run['test_accuracy'] for run in runs])} | {course} | "
-            f"{runs[0]['first_loss']:.3f} to {runs[0]['loss']:.3f} | "
-            f"{statistics.median(run['documents_per_second'] for run in runs):.0f} |"
-        )
+        of = {key: [run[key] for run in row["runs"]] for key in row["runs"][0]}
+        accuracies = of["test_accuracy"]
+        cells = [
+            row["task"],
+            f"[{row['setting']}](../{row['config']})",
+            mean_and_deviation(accuracies, decimals=5),
+            *([f"{min(accuracies):.4f} to {max(accuracies):.4f}"] if several else []),
+            "" if row["course_accuracy"] is None else f"{row['course_accuracy']:.4f}",
+            mean_and_deviation(of["test_loss"]),
+            mean_and_deviation(of["loss"]),
+            f"{statistics.median(of['documents_per_second']):.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     if padding:
         lines += [
             "",

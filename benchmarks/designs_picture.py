@@ -7,7 +7,8 @@
 
 Writes designs_memory, designs_largest, designs_time and designs_balance, each as .svg and .png.
 Several files are read as one, so that a long run may be made in parts (--table, --design, --ranks);
-a figure without records is left out.
+a figure without records is left out, and so is a design. The dashed line of designs_memory is the
+budget of the records of the largest contexts; without those there is none.
 """
 
 import argparse
@@ -69,9 +70,9 @@ def log_axis(axis, ticks, texts):
     axis.set_minor_locator(matplotlib.ticker.NullLocator())
 
 
-def memory(records):
+def memory(records, budget):
     figure, axes = plt.subplots(figsize=(6.4, 4.2))
-    most = max(record["ranks"] for record in records)
+    most = max((record["ranks"] for record in records if record["design"] == "zigzag"), default=1)
     lines = [("vanilla", 1), ("memory_efficient", 1), ("blockwise", 1), ("zigzag", most)]
     contexts = sorted({record["context"] for record in records})
     for design, ranks in lines:
@@ -84,8 +85,12 @@ def memory(records):
             continue
         name = f"zigzag ring of {ranks}" if ranks > 1 else label(design)
         axes.plot(*zip(*points), marker="o", markersize=4, color=COLOURS[design], label=name)
-    axes.axhline(64, color="black", linewidth=0.8, linestyle="--")
-    axes.text(contexts[-1], 64 * 1.08, "64 MiB", fontsize=9, ha="right")
+    if not axes.lines:
+        return None
+    if budget is not None:
+        mib = budget / MIB
+        axes.axhline(mib, color="black", linewidth=0.8, linestyle="--")
+        axes.text(contexts[-1], mib * 1.08, f"{mib:g} MiB", fontsize=9, ha="right")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     log_axis(axes.xaxis, contexts, [tokens(context) for context in contexts])
@@ -101,7 +106,6 @@ def memory(records):
 def largest(records):
     budget = records[0]["budget"]
     figure, axes = plt.subplots(figsize=(6.4, 4.2))
-    rings = sorted({record["ranks"] for record in records})
     found = {(record["design"], record["ranks"]): record["context"] for record in records}
     for design in ("vanilla", "memory_efficient", "blockwise"):
         if (design, 1) not in found:
@@ -112,26 +116,33 @@ def largest(records):
             xytext=(8, -4), textcoords="offset points",
         )  # fmt: skip
     design = "zigzag"
+    rings = sorted(ranks for name, ranks in found if name == design)
     contexts = [found[design, ranks] for ranks in rings]
-    axes.plot(rings, contexts, marker="o", color=COLOURS[design], label="zigzag ring")
-    for ranks, context in list(zip(rings, contexts))[1:]:
+    if rings:
+        axes.plot(rings, contexts, marker="o", color=COLOURS[design], label="zigzag ring")
+        axes.plot(
+            rings, [contexts[0] * ranks / rings[0] for ranks in rings], "--", color="black",
+            linewidth=0.8, label="in proportion to the ranks",
+        )  # fmt: skip
+        axes.legend(loc="upper left")
+    if not axes.lines:
+        return None
+    for ranks, context in zip(rings, contexts):
+        if ranks == 1:
+            continue  # where the other designs have their names
         axes.annotate(
             f"{context:,}", (ranks, context), fontsize=9, xytext=(-8, 6),
             textcoords="offset points", ha="right",
         )  # fmt: skip
-    axes.plot(
-        rings, [contexts[0] * ranks / rings[0] for ranks in rings], "--", color="black",
-        linewidth=0.8, label="in proportion to the ranks",
-    )  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
-    log_axis(axes.xaxis, rings, [str(ranks) for ranks in rings])
+    ticks = sorted({1, *rings})
+    log_axis(axes.xaxis, ticks, [str(ranks) for ranks in ticks])
     low, high = axes.get_ylim()
     ticks = [2**power for power in range(8, 24) if low <= 2**power <= high]
     log_axis(axes.yaxis, ticks, [tokens(tick) for tick in ticks])
     axes.set_xlabel("ranks")
     axes.set_ylabel(f"largest context within {budget / MIB:g} MiB a rank, tokens")
-    axes.legend(loc="upper left")
     return figure
 
 
@@ -188,9 +199,17 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs"), metavar="DIR")
     options = parser.parse_args()
     tables = read(options.records)
-    draw = {"memory": memory, "largest": largest, "time": time, "balance": balance}
+    budget = tables["largest"][0]["budget"] if "largest" in tables else None
+    draw = {
+        "memory": lambda records: memory(records, budget),
+        "largest": largest,
+        "time": time,
+        "balance": balance,
+    }
     for name, records in tables.items():
         figure = draw[name](records)
+        if figure is None:
+            continue
         figure.tight_layout()
         for kind in ("svg", "png"):
             path = options.out / f"designs_{name}.{kind}"

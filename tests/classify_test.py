@@ -112,6 +112,15 @@ class Learns(ClassifyTestCase):
         self.assertEqual([record["documents"] for record in steps], [32] * 6)
         self.assertEqual(len({record["loss"] for record in steps}), 6)
 
+    def test_epochs_are_steps(self):
+        # Of 48 reviews an epoch has 5 steps of 9 and one of 3; half an epoch has 3 steps.
+        run = self.train("run", "imdb", steps=None, epochs=2.5, heldout=0)
+        documents = [record["documents"] for record in records(run)]
+        self.assertEqual(documents, 2 * ([9] * 5 + [3]) + [9] * 3)
+        # What no machine could do is not counted step by step either.
+        self.train("long", "synthetic", **{**SYNTHETIC, "steps": None}, samples=10**9, epochs=10**6,
+                   max_seconds=1)
+
     def test_norms_over_the_document(self):
         one = losses(self.train("one", "synthetic", **SYNTHETIC, norm_over="document"))
         ring = self.train("ring", "synthetic", **SYNTHETIC, norm_over="document", ring=3)
@@ -299,6 +308,9 @@ class BadInput(ClassifyTestCase):
         shutil.copytree(self.reuters, newswires)
         (newswires / "reut2-007.sgm").unlink()
         self.refused(1, "reut2-007.sgm", task="reuters", data=newswires)
+        cut = (self.reuters / "reut2-007.sgm").read_text()
+        (newswires / "reut2-007.sgm").write_text(cut[:cut.rindex("<REUTERS")])
+        self.refused(1, newswires, "numbers go to", task="reuters", data=newswires)
         other = classify_data.archive(self.reuters, self.folder / "other.tar.gz", "reuters21578")
         self.refused(1, other, data=other)
         other.write_bytes(other.read_bytes()[:-100])
@@ -318,6 +330,22 @@ class BadInput(ClassifyTestCase):
         self.refused(2, "window", window=5)
         self.refused(2, "--task", task="language", positions="true")
         self.refused(2, "--task", task="language", pad="true")
+        self.refused(2, "--batch", "1048576", batch=2**63 - 1, accumulate=2)
+        self.refused(2, "--batch", str(10**20), batch=10**20)
+        self.refused(2, "--accumulate", accumulate=10**11)
+        self.refused(2, "--context", task="synthetic", context=2**62)
+
+    def test_flags_without_effect(self):
+        words = {"network": "words_seen"}
+        self.refused(2, "--positions is of --network encoder", **words, positions="true")
+        self.refused(2, "--input-dropout is of --network encoder", **words, input_dropout=0.5)
+        self.refused(2, "--pad is of --network encoder", **words, pad="true")
+        self.refused(2, "--samples is of --task synthetic", samples=10)
+        self.refused(2, "--features is of --task synthetic", features=10)
+        self.refused(2, "--eval-tokens is of --task language", eval_tokens=10)
+        self.refused(2, "--keep-last-words needs --max-words", keep_last_words="true")
+        self.refused(2, "--max-words is of --task imdb and reuters", task="synthetic", max_words=9)
+        self.refused(2, "--vocab is of --task imdb and reuters", task="synthetic", vocab=9)
 
     def test_eval_and_predict(self):
         run = self.train("run", "imdb", steps=1) / "checkpoints/latest"
@@ -357,6 +385,7 @@ class BadInput(ClassifyTestCase):
         refused(1, self.folder, arguments=["predict", "--model", run, self.folder])
         refused(1, "empty.txt", "no word", arguments=["predict", "--model", run, empty])
         refused(1, "stdin", "no word", arguments=["predict", "--model", run], stdin="")
+        refused(1, "stdin", "binary", arguments=["predict", "--model", run], stdin="a word\0")
         refused(1, "stdin:2", "no word", arguments=["predict", "--model", run, "--lines"],
                 stdin="glad\n\ndull\n")
         refused(1, "classifier", arguments=["generate", "--model", run, "--prompt", "a"])

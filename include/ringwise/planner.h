@@ -70,9 +70,10 @@ struct PlanOptions {
   bool causal = true;
   Layout layout = Layout::kZigzag;
   Recompute recompute = Recompute::kAttention;
-  Parameters parameters = Parameters::kAuto;  // auto: replicated if that fits, else sharded
-  double efficiency = 1;                      // share of the rates that compute reaches, (0, 1]
-  double slowest = 1;  // speed of the ring's slowest device in that of the others, (0, 1]
+  // auto: replicated if the context fits so, else sharded; without a context, what has the longer
+  Parameters parameters = Parameters::kAuto;
+  double efficiency = 1;  // share of the rates that compute reaches, 1e-4 to 1
+  double slowest = 1;     // speed of the ring's slowest device in that of the others, 1e-4 to 1
 };
 
 // A ring is played step by step up to this size.

@@ -24,6 +24,8 @@ namespace ringwise {
 namespace {
 
 constexpr int64_t kBalanceContext = 65536;
+constexpr int kMostRanks = 4096;
+constexpr int64_t kLongestContext = int64_t{1} << 28;
 // Of memory that a step may need to be shown, and to be timed: beyond it the square of the context
 // has made the point.
 constexpr int64_t kShownBudgets = 64;
@@ -184,14 +186,32 @@ void Check(const ContextOptions& options) {
     throw UsageError("bench context starts its ranks as threads: run it without mpirun");
   }
   Validate(options.model);
+  const auto require = [](const char* what, int64_t value, int64_t most) {
+    if (value >= 1 && value <= most) return;
+    throw UsageError(fmt::format("{} must be from 1 to {}, found {}", what, most, value));
+  };
+  int64_t largest_ring = 1;
   for (const int ranks : options.ranks) {
-    if (ranks < 1) throw UsageError(fmt::format("ranks must be 1 or more, found {}", ranks));
+    require("ranks", ranks, kMostRanks);
+    largest_ring = std::max<int64_t>(largest_ring, ranks);
   }
-  for (const auto* contexts : {&options.memory_contexts, &options.time_contexts}) {
-    for (const int64_t context : *contexts) {
-      if (context < 1) throw UsageError(fmt::format("a context is 1 or more, found {}", context));
+  const auto check_contexts = [&](ContextTable table, const std::vector<int64_t>& contexts) {
+    for (const int64_t context : contexts) {
+      require("a context", context, kLongestContext);
+      if (context >= largest_ring || std::ranges::count(options.tables, table) == 0) continue;
+      throw UsageError(fmt::format("a context of {} leaves some of {} ranks without a token",
+                                   context, largest_ring));
     }
-  }
+  };
+  check_contexts(ContextTable::kMemory, options.memory_contexts);
+  check_contexts(ContextTable::kTime, options.time_contexts);
+}
+
+[[noreturn]] void ThrowNothingFits(const char* what, int64_t budgets) {
+  throw UsageError(fmt::format(
+      "every design needs more than {} budgets at the contexts whose {} is asked for: raise "
+      "--budget, or give shorter ones",
+      budgets, what));
 }
 
 // The most ranks that have a core each, or the fewest of several: what designs are timed on.
@@ -254,13 +274,15 @@ class Comparison {
   }
 
   void Memory() {
+    bool any = false;
     ForEachRing([&](const ContextDesign& design, int ranks) {
       for (const int64_t context : options_.memory_contexts) {
-        if (context < ranks) continue;
         if (!HoldsWithin(options_, design, ranks, context, kShownBudgets * options_.budget)) break;
         on_result_.memory(design, MemoryOf(options_, design, ranks, context));
+        any = true;
       }
     });
+    if (!any) ThrowNothingFits("memory", kShownBudgets);
   }
 
   void Search() {
@@ -281,6 +303,7 @@ class Comparison {
         timed_.push_back({&design, ranks, context});
       }
     }
+    if (timed_.empty()) ThrowNothingFits("time", kTimedBudgets);
   }
 
   std::vector<double> Costs() const {

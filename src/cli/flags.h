@@ -3,9 +3,12 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <charconv>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <type_traits>
 #include <vector>
 
@@ -43,6 +46,15 @@ template <class Value>
 CLI::Validator NumberFor(const Value& /*variable*/) {
   return {[](std::string& text) {
             Value parsed{};
+            if constexpr (std::is_integral_v<Value>) {  // the conversion would take the nearest
+              const char* const first = text.data() + (text.starts_with('+') ? 1 : 0);
+              const auto result = std::from_chars(first, text.data() + text.size(), parsed);
+              if (result.ec == std::errc::result_out_of_range) {
+                return fmt::format("must be from {} to {}, found {}",
+                                   std::numeric_limits<Value>::min(),
+                                   std::numeric_limits<Value>::max(), text);
+              }
+            }
             if (CLI::detail::lexical_cast(text, parsed)) return std::string();
             return fmt::format("must be a {}, found {}",
                                std::is_integral_v<Value> ? "whole number" : "number", text);

@@ -8,6 +8,7 @@
 #include <exception>
 #include <iostream>
 #include <new>
+#include <stdexcept>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -22,6 +23,7 @@ namespace {
 
 constexpr int kFailed = 1;
 constexpr int kBadUsage = 2;
+constexpr const char* kOutOfMemory = "out of memory: use a smaller problem, or more hosts";
 
 // True for all processes of an MPI job but the first.
 bool FollowsInMpiJob() {
@@ -81,7 +83,9 @@ int Main(int argc, char** argv) {
   } catch (const UsageError& error) {
     return Report(error.what(), kBadUsage);
   } catch (const std::bad_alloc&) {
-    return Report("out of memory: use a smaller problem, or more hosts", kFailed);
+    return Report(kOutOfMemory, kFailed);
+  } catch (const std::length_error&) {  // more elements than any address could tell apart
+    return Report(kOutOfMemory, kFailed);
   } catch (const std::exception& error) {
     return Report(error.what(), kFailed);
   }

@@ -146,7 +146,8 @@ void AddParametersFlag(CLI::App& command, Parameters& parameters) {
       .add_option_function<std::string>(
           "--parameters", parse,
           "Parameters, gradients and optimizer: replicated (whole on every device, as train has "
-          "them), sharded (each device its part), or auto (sharded where they do not fit whole)")
+          "them), sharded (each device its part), or auto (sharded where the context does not fit "
+          "otherwise; without --context, where a longer one fits)")
       ->default_str("auto")
       ->type_name("NAME");
 }

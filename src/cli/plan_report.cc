@@ -25,6 +25,7 @@ std::string Grouped(double value) {
 }
 
 std::string Thousands(double tokens) {
+  if (tokens == 0) return "-";  // nothing is sent
   return tokens >= 100 ? fmt::format("{:.1f}", tokens / 1e3) : fmt::format("{:.3f}", tokens / 1e3);
 }
 
@@ -139,6 +140,9 @@ std::string LimitInWords(const Plan& plan) {
   return "";
 }
 
+// A ring of one sends nothing.
+Json BlockToJson(double block) { return block == 0 ? Json() : Json(block); }
+
 Json MemoryToJson(const MemoryCount& count) {
   const PlannedMemory& memory = count.memory;
   return {{"parameters", memory.parameters},
@@ -183,8 +187,8 @@ void PrintPlanJson(const PlanReport& report) {
                {"limit", Name(plan.limit)}};
   json["law"] = {{"paper_block", plan.law.paper_block},
                  {"paper_sequence", plan.law.paper_sequence},
-                 {"block", plan.law.block},
-                 {"backward_block", plan.law.backward_block},
+                 {"block", BlockToJson(plan.law.block)},
+                 {"backward_block", BlockToJson(plan.law.backward_block)},
                  {"blocks_held", plan.law.blocks_held}};
   json["usable_memory"] = plan.usable_memory;
   json["memory"] = {{"replicated", MemoryToJson(plan.replicated)},

@@ -50,7 +50,7 @@ std::vector<LabelledText> SplitLines(const std::string& name, const std::string&
   return lines;
 }
 
-// Throws FileError: a file that is missing or no file, a document without a word.
+// Throws FileError: a file that is missing, no file or no text, a document without a word.
 std::vector<LabelledText> ReadDocuments(const PredictFlags& flags) {
   std::vector<LabelledText> documents;
   const std::vector<std::string> files =
@@ -58,6 +58,9 @@ std::vector<LabelledText> ReadDocuments(const PredictFlags& flags) {
   for (const std::string& file : files) {
     const std::string name = file == "-" ? "stdin" : file;
     LabelledText whole{name, file == "-" ? ReadStdin() : ReadTextFile(file)};
+    if (whole.text.find('\0') != std::string::npos) {
+      throw FileError(name + ": a binary file (a byte of it is 0); expected text");
+    }
     if (!flags.lines) {
       documents.push_back(std::move(whole));
       continue;

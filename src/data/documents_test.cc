@@ -144,6 +144,8 @@ TEST_F(DocumentsTest, RefusesHalfAnImdb) {
   EXPECT_THAT(ErrorOf({{"train/x.txt", "x"}}, ReadImdb), HasSubstr("not the Large Movie Review"));
   EXPECT_THAT(ErrorOf(Without(whole, "test/pos/4"), ReadImdb),
               HasSubstr("5 reviews in test/neg but 4 in test/pos"));
+  EXPECT_THAT(ErrorOf(Without(Without(whole, "test/pos/3"), "test/neg/0"), ReadImdb),
+              HasSubstr("test/neg/4_2.txt is there, but only 3 reviews beside it"));
   FileTree changed = whole;
   changed["train/pos/2_9.txt"] = "";
   EXPECT_THAT(ErrorOf(changed, ReadImdb), HasSubstr("train/pos/2_9.txt is empty"));
@@ -162,6 +164,11 @@ TEST_F(DocumentsTest, RefusesHalfAReuters) {
   changed["reut2-005.sgm"] = "";
   EXPECT_THAT(ErrorOf(changed, ReadReutersOfSeed7), HasSubstr("reut2-005.sgm: no newswires"));
   std::string& sgml = changed["reut2-005.sgm"] = whole.at("reut2-005.sgm");
+  const std::string end = sgml.substr(sgml.rfind("<REUTERS "));
+  sgml.resize(sgml.size() - end.size());
+  EXPECT_THAT(ErrorOf(changed, ReadReutersOfSeed7),
+              HasSubstr("only 102 newswires, whose numbers go to 103"));
+  sgml += end;
   sgml.resize(sgml.size() - 12);
   EXPECT_THAT(ErrorOf(changed, ReadReutersOfSeed7), HasSubstr("reut2-005.sgm: ends inside"));
   changed["reut2-005.sgm"] = "<REUTERS NEWID=\"9\"><TOPICS></TOPICS></REUTERS>";

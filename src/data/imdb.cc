@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
+#include <cstdint>
 #include <optional>
 
 #include "data/data_folder.h"
@@ -57,6 +59,23 @@ std::vector<LabelledText> ReadReviews(const std::string& path) {
   return reviews;
 }
 
+// The place in kFolders of what ReviewName gave.
+size_t FolderOf(const LabelledText& review) {
+  const auto is_in = [&](const Folder& folder) {
+    return review.name.starts_with(folder.path() + "/");
+  };
+  return static_cast<size_t>(std::ranges::find_if(kFolders, is_in) - kFolders.begin());
+}
+
+// The number N that the original gives a folder's reviews from 0 on, in "train/pos/N_RATING.txt".
+std::optional<int64_t> NumberOf(const LabelledText& review) {
+  int64_t number = 0;
+  const char* const first = review.name.data() + review.name.rfind('/') + 1;
+  const auto result = std::from_chars(first, review.name.data() + review.name.size(), number);
+  const bool found = result.ec == std::errc() && *result.ptr == '_';
+  return found ? std::optional(number) : std::nullopt;
+}
+
 void CheckWhole(const std::string& path, std::span<const LabelledText> reviews) {
   if (reviews.empty()) throw FileError(fmt::format("{}: not {}", path, kExpected));
   const auto same_name = [](const LabelledText& a, const LabelledText& b) {
@@ -68,14 +87,11 @@ void CheckWhole(const std::string& path, std::span<const LabelledText> reviews) 
         fmt::format("{}: {} is there twice; expected {}", path, twice->name, kExpected));
   }
   std::array<int64_t, kFolders.size()> counts{};
+  for (const LabelledText& review : reviews) ++counts[FolderOf(review)];
   for (size_t i = 0; i < kFolders.size(); ++i) {
-    counts[i] = std::count_if(reviews.begin(), reviews.end(), [&](const LabelledText& review) {
-      return review.name.starts_with(kFolders[i].path() + "/");
-    });
-    if (counts[i] == 0) {
-      throw FileError(
-          fmt::format("{}: no reviews in {}; expected {}", path, kFolders[i].path(), kExpected));
-    }
+    if (counts[i] > 0) continue;
+    throw FileError(
+        fmt::format("{}: no reviews in {}; expected {}", path, kFolders[i].path(), kExpected));
   }
   for (size_t i = 0; i < kFolders.size(); i += 2) {
     if (counts[i] != counts[i + 1]) {
@@ -83,6 +99,14 @@ void CheckWhole(const std::string& path, std::span<const LabelledText> reviews) 
           "{}: {} reviews in {} but {} in {}, expected as many; unpack or download the set again",
           path, counts[i], kFolders[i].path(), counts[i + 1], kFolders[i + 1].path()));
     }
+  }
+  for (const LabelledText& review : reviews) {
+    const int64_t count = counts[FolderOf(review)];
+    if (NumberOf(review).value_or(0) < count) continue;
+    throw FileError(
+        fmt::format("{}: {} is there, but only {} reviews beside it: some are missing; unpack or "
+                    "download the set again",
+                    path, review.name, count - 1));
   }
 }
 

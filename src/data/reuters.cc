@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
+#include <cstdint>
 #include <map>
 #include <utility>
 
@@ -48,16 +50,32 @@ std::map<std::string, std::string> ReadSgml(const std::string& path) {
   return files;
 }
 
+// The number that the original gives every newswire, from 1 on.
+int64_t NumberOf(const Newswire& newswire) {
+  int64_t number = 0;
+  std::from_chars(newswire.id.data(), newswire.id.data() + newswire.id.size(), number);
+  return number;
+}
+
 // Those with a topic; LabelledText::label is to come.
 std::vector<std::pair<std::string, LabelledText>> ReadTopics(const std::string& path) {
   std::vector<std::pair<std::string, LabelledText>> topics;
+  int64_t count = 0;
+  int64_t last = 0;
   for (const auto& [name, sgml] : ReadSgml(path)) {
     for (Newswire& newswire : ParseNewswires(sgml, fmt::format("{}: {}", path, name))) {
+      ++count;
+      last = std::max(last, NumberOf(newswire));
       if (newswire.topic.empty()) continue;
       topics.emplace_back(
           std::move(newswire.topic),
           LabelledText{fmt::format("{} {}", name, newswire.id), std::move(newswire.text), 0});
     }
+  }
+  if (count < last) {
+    throw FileError(fmt::format(
+        "{}: only {} newswires, whose numbers go to {}; unpack or download the set again", path,
+        count, last));
   }
   return topics;
 }

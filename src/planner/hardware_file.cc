@@ -1,8 +1,10 @@
 #include <algorithm>
 #include <initializer_list>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "formats/file_io.h"
 #include "ringwise/error.h"
@@ -41,6 +43,11 @@ class Fields {
     if (!value.is_number()) Fail(Full(name), "must be a number");
     return value.get<double>();
   }
+  double Positive(const char* name) const {
+    const double number = Number(name);
+    if (!(number > 0)) Fail(Full(name), "must be above 0");
+    return number;
+  }
   double Number(const char* name, double absent) const { return Has(name) ? Number(name) : absent; }
   std::string Text(const char* name, const std::string& absent) const {
     if (!Has(name)) return absent;
@@ -69,11 +76,32 @@ ComputeRate ReadRate(const Fields& file, const char* dtype) {
   const Fields fields = file.Object(dtype);
   fields.AllowOnly({"products", "attention_forward", "attention_backward", "row_seconds"});
   ComputeRate rate;
-  rate.products = fields.Number("products");
+  rate.products = fields.Positive("products");
   rate.attention_forward = fields.Number("attention_forward", rate.products);
   rate.attention_backward = fields.Number("attention_backward", rate.products);
   rate.row_seconds = fields.Number("row_seconds", 0);
   return rate;
+}
+
+// Keys once each: the parser would keep the last.
+Json Parse(const std::string& path) {
+  std::vector<std::set<std::string>> keys;  // of the objects that are open
+  const auto once = [&](int, Json::parse_event_t event, Json& parsed) {
+    if (event == Json::parse_event_t::object_start) keys.emplace_back();
+    if (event == Json::parse_event_t::object_end) keys.pop_back();
+    if (event == Json::parse_event_t::key &&
+        !keys.back().insert(parsed.get<std::string>()).second) {
+      throw FileError(path + ": " + parsed.get<std::string>() + " is there twice");
+    }
+    return true;
+  };
+  try {
+    return Json::parse(ReadTextFile(path), once);
+  } catch (const Json::out_of_range&) {
+    throw FileError(path + ": a number is too large");
+  } catch (const Json::exception&) {
+    throw FileError(path + ": not JSON; expected a description of hardware, see docs/planning.md");
+  }
 }
 
 Json RateToJson(const ComputeRate& rate) {
@@ -86,12 +114,7 @@ Json RateToJson(const ComputeRate& rate) {
 }  // namespace
 
 Hardware ReadHardware(const std::string& path) {
-  Json json;
-  try {
-    json = Json::parse(ReadTextFile(path));
-  } catch (const Json::exception&) {
-    throw FileError(path + ": not JSON; expected a description of hardware, see docs/planning.md");
-  }
+  const Json json = Parse(path);
   const Fields file(path, "", json);
   file.AllowOnly({"name", "f32", "bf16", "link", "memory_bytes", "note"});
   const Fields link = file.Object("link");

@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <string>
@@ -17,9 +19,9 @@ namespace {
 constexpr int64_t kLongestContext = int64_t{1} << 44;
 
 void RequireShare(const char* what, double share) {
-  if (share > 0 && share <= 1) return;
-  throw UsageError(std::string(what) + " must be above 0 and at most 1, got " +
-                   std::to_string(share));
+  constexpr double kLeast = 1e-4;
+  if (share >= kLeast && share <= 1) return;
+  throw UsageError(fmt::format("{} must be from {:g} to 1, got {:g}", what, kLeast, share));
 }
 
 void RequireCount(const char* what, int64_t count, int64_t most) {
@@ -113,9 +115,10 @@ bool ChooseSharded(const PlanOptions& options, const Plan& plan) {
     case Parameters::kAuto:
       break;
   }
-  const int64_t wanted = std::max<int64_t>(1, options.context);
-  return plan.replicated.largest_context < wanted &&
-         plan.sharded_count.largest_context >= plan.replicated.largest_context;
+  const int64_t whole = plan.replicated.largest_context;
+  const int64_t in_parts = plan.sharded_count.largest_context;
+  if (options.context == 0) return whole == 0 || in_parts > whole;
+  return whole < options.context && in_parts >= whole;
 }
 
 BlockLaw LawOf(const PlanOptions& options) {

@@ -252,11 +252,25 @@ TEST(Plan, RefusesTheImpossible) {
   refuses(options, "efficiency");
   options.efficiency = std::numeric_limits<double>::quiet_NaN();
   refuses(options, "efficiency");
+  options.efficiency = 1e-320;
+  refuses(options, "efficiency must be from 0.0001 to 1");
   options.efficiency = 1;
   options.hardware.bf16 = {};
   refuses(options, "bf16");
   options.hardware.memory_bytes = -1;
   refuses(options, "memory_bytes");
+}
+
+TEST(Plan, WithoutAContextTheLongestOfBothCounts) {
+  PlanOptions options = Options("3b", "a100-nvlink", 8);
+  options.dtype = DType::kF32;
+  const Plan longest = MakePlan(options);
+  EXPECT_TRUE(longest.sharded);
+  EXPECT_EQ(longest.context, longest.sharded_count.largest_context);
+  options.context = longest.replicated.largest_context;
+  EXPECT_FALSE(MakePlan(options).sharded);
+  ++options.context;
+  EXPECT_TRUE(MakePlan(options).sharded);
 }
 
 class HardwareFile : public ::testing::Test {
@@ -292,6 +306,12 @@ TEST_F(HardwareFile, FillsInAttention) {
 TEST_F(HardwareFile, NamesWhatIsWrong) {
   ExpectFails("{", "not JSON");
   ExpectFails("[1]", "object");
+  ExpectFails(R"({"memory_bytes": 1e400})", "a number is too large");
+  ExpectFails(R"({"memory_bytes": 1, "f32": {}, "memory_bytes": 2})",
+              "memory_bytes is there twice");
+  ExpectFails(R"({"bf16": {"products": 0}, "f32": {"products": 1e12},
+                  "link": {"bytes_per_second": 1}, "memory_bytes": 1})",
+              "bf16.products must be above 0");
   ExpectFails("{}", "link is missing");
   ExpectFails(R"({"link": {"bytes_per_second": 1e9}, "memory_bytes": 1e9})", "neither");
   ExpectFails(R"({"f32": {"products": "fast"}, "link": {"bytes_per_second": 1e9},

@@ -40,11 +40,15 @@ int64_t ClassifyTask::StepsLeft() const {
   // Of synthetic samples `train` has all epochs'.
   const double epochs = data_.shuffles() ? options_.classify.epochs : 1;
   const auto end = static_cast<int64_t>(std::ceil(epochs * static_cast<double>(size)));
-  int64_t steps = 0;
-  for (int64_t drawn = drawn_before_; drawn < end; ++steps) {
-    drawn += std::min(DocumentsAStep(), size - drawn % size);
-  }
-  return steps;
+  const auto steps_of = [&](int64_t documents) {
+    return (documents + DocumentsAStep() - 1) / DocumentsAStep();
+  };
+  // What is left of an epoch that was begun, whole ones, and the start of the last. No step goes
+  // over an epoch's end.
+  const int64_t begun =
+      std::clamp<int64_t>(end - drawn_before_, 0, (size - drawn_before_ % size) % size);
+  const int64_t after = std::max<int64_t>(0, end - drawn_before_ - begun);
+  return steps_of(begun) + after / size * steps_of(size) + steps_of(after % size);
 }
 
 std::vector<ContextPhase> ClassifyTask::Schedule() const {

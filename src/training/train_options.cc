@@ -8,20 +8,13 @@
 #include "ringwise/corpus.h"
 #include "ringwise/error.h"
 #include "ringwise/trainer.h"
+#include "training/classify_options.h"
+#include "training/require.h"
 
 namespace ringwise {
 namespace {
 
 constexpr int64_t kWordVocab = 10000;
-
-void Require(bool holds, const std::string& what) {
-  if (!holds) throw UsageError(what);
-}
-
-template <class Number>
-void RequireAtLeast(const char* flag, Number value, Number least) {
-  Require(value >= least, fmt::format("--{} must be {} or more, found {}", flag, least, value));
-}
 
 void CheckSchedule(const TrainOptions& options) {
   const std::vector<ContextPhase>& schedule = options.context_schedule;
@@ -64,53 +57,17 @@ void ValidateLanguage(const TrainOptions& options) {
                       kByteVocab, options.model.vocab));
 }
 
-void RequireProbability(const char* flag, double value) {
-  Require(value >= 0 && value < 1, fmt::format("--{} must be in [0, 1), found {}", flag, value));
-}
-
-void ValidateClassify(const TrainOptions& options) {
-  const ClassifyOptions& classify = options.classify;
-  const bool synthetic = options.task == Task::kSynthetic;
-  Require(options.data.size() == (synthetic ? 0 : 1),
-          synthetic
-              ? "--task synthetic makes its own data: leave --data out"
-              : fmt::format("--data is needed: the folder or archive of {}, one path, found {}",
-                            Name(options.task), options.data.size()));
-  const ModelConfig& model = options.model;
-  const std::pair<const char*, bool> of_language[] = {
-      {"init", !options.init.empty()},
-      {"context-schedule", !options.context_schedule.empty()},
-      {"document-mask", options.document_mask},
-      {"order-two", options.order_two},
-      {"window", model.window != 0},
-      {"tied-embeddings", model.tied_embeddings},
-      {"kv-heads", model.kv_heads != model.heads},
-      {"head-dim", model.heads > 0 && model.head_dim != model.hidden / model.heads},
-      {"attention", options.attention != TrainOptions().attention},
-      {"recompute", options.recompute != TrainOptions().recompute}};
-  for (const auto& [flag, given] : of_language) {
-    Require(!given, fmt::format("--{} is of --task language alone", flag));
-  }
-  constexpr double kMostEpochs = 1e6;
-  constexpr int64_t kMostSamples = 1'000'000'000;
-  Require(classify.epochs > 0 && classify.epochs <= kMostEpochs,
-          fmt::format("--epochs must be above 0 and at most {:.0f}, found {}", kMostEpochs,
-                      classify.epochs));
-  RequireProbability("sublayer-dropout", classify.sublayer_dropout);
-  RequireProbability("input-dropout", classify.input_dropout);
-  RequireProbability("head-dropout", classify.head_dropout);
-  RequireAtLeast<int64_t>("word-pairs", classify.word_pairs, 0);
-  RequireAtLeast<int64_t>("max-words", classify.rule.max_words, 0);
-  RequireAtLeast<int64_t>("samples", classify.samples, 1);
-  Require(classify.samples <= kMostSamples,
-          fmt::format("--samples must be at most {}, found {}", kMostSamples, classify.samples));
-  RequireAtLeast<int64_t>("features", classify.features, 1);
-  RequireAtLeast<int64_t>("vocab", options.model.vocab, 3);
-  Require(synthetic || classify.norm_over == NormOver::kWidth,
-          "--norm-over document needs documents of one length: --task synthetic");
-  Require(!synthetic || classify.network == Network::kEncoder,
-          "--network words_seen needs words: --task imdb or reuters");
-  RequireAtLeast<int64_t>("heads", options.model.heads, 1);
+// Sizes of a pass whose products stay far from what an integer holds.
+void CheckPass(const TrainOptions& options, int64_t batch, int64_t context) {
+  constexpr int64_t kMostSequences = 1 << 20;  // and passes
+  constexpr double kMostElements = int64_t{1} << 52;
+  RequireWithin<int64_t>("batch", batch, 1, kMostSequences);
+  RequireWithin<int64_t>("accumulate", options.accumulate, 1, kMostSequences);
+  RequireAtLeast<int64_t>("context", context, 1);
+  const int64_t features = options.task == Task::kSynthetic ? options.classify.features : 1;
+  const auto width = static_cast<double>(std::max(options.model.hidden, features));
+  Require(static_cast<double>(batch) * static_cast<double>(context) * width <= kMostElements,
+          fmt::format("--batch {} and --context {}: no machine holds such a pass", batch, context));
 }
 
 std::string Quote(const std::string& text) {
@@ -174,9 +131,10 @@ void Validate(const TrainOptions& options) {
   Require(!options.out.empty() || !options.resume.empty(),
           "--out is needed: the folder to write the run to");
   RequireAtLeast<int64_t>("steps", options.steps, 0);
-  RequireAtLeast<int64_t>("context", options.context, 1);
-  RequireAtLeast<int64_t>("batch", options.batch, 1);
-  RequireAtLeast<int64_t>("accumulate", options.accumulate, 1);
+  CheckPass(options, options.batch, options.context);
+  for (const ContextPhase& phase : options.context_schedule) {
+    if (phase.batch > 0) CheckPass(options, phase.batch, phase.context);
+  }
   RequireAtLeast<int64_t>("warmup", options.warmup, 0);
   RequireAtLeast<int64_t>("eval-every", options.eval_every, 0);
   RequireAtLeast<int64_t>("eval-tokens", options.eval_tokens, 0);
@@ -198,8 +156,7 @@ void Validate(const TrainOptions& options) {
   RequireAtLeast("max-seconds", options.max_seconds, 0.0);
   Require(options.heldout_fraction >= 0 && options.heldout_fraction < 1,
           fmt::format("--heldout must be in [0, 1), found {}", options.heldout_fraction));
-  Require(options.dropout >= 0 && options.dropout < 1,
-          fmt::format("--dropout must be in [0, 1), found {}", options.dropout));
+  RequireProbability("dropout", options.dropout);
   CheckSchedule(options);
   Require(
       options.resume.empty() || options.out.empty(),
