@@ -4,196 +4,42 @@
 #include <cassert>
 #include <limits>
 
+#include "attention/visible_keys.h"
+
 namespace ringwise {
 namespace {
 
-// Farther than any position, and sums of two such numbers do not overflow.
-constexpr int64_t kFar = int64_t{1} << 61;
+// How many of the keys in a range the queries of a run see as far as one part of the mask goes,
+// where that can be told without looking at each query; else kSome.
+enum class Shown { kNone, kSome, kAll };
 
-// First index of `run` whose position is `position` or later; run.count if none is.
-int64_t FirstFrom(const PositionRun& run, int64_t position) {
-  if (position <= run.start) return 0;
-  return std::min(run.count, (position - run.start + run.stride - 1) / run.stride);
+Shown ShownBySegments(const MaskPlane& plane, const PositionRun& queries, const KeyRange& keys) {
+  const Segments& segments = plane.mask.segments->queries(plane.batch);
+  auto segment = FirstAfter(segments, queries.start);
+  const bool one =
+      segment != segments.end() && segment->begin <= queries.start && queries.last() < segment->end;
+  for (; segment != segments.end() && segment->begin <= queries.last(); ++segment) {
+    for (const Segment& shown : plane.mask.segments->KeysWithId(plane.batch, segment->id)) {
+      if (IsEmpty(Intersect(keys, {shown.begin, shown.end}))) continue;
+      const bool all = one && shown.begin <= keys.begin && keys.end <= shown.end;
+      return all ? Shown::kAll : Shown::kSome;
+    }
+  }
+  return Shown::kNone;
 }
 
-int64_t FloorDivide(int64_t a, int64_t b) { return a / b - (a % b < 0 ? 1 : 0); }
-
-KeyRange Intersect(const KeyRange& a, const KeyRange& b) {
-  return {std::max(a.begin, b.begin), std::min(a.end, b.end)};
-}
-bool IsEmpty(const KeyRange& range) { return range.begin >= range.end; }
-
-// What causal, window and causal_block leave: both ends grow with the query, and the query's own
-// position is always among them.
-KeyRange ByPosition(const Mask& mask, int64_t query) {
-  KeyRange range{-kFar, kFar};
-  if (mask.causal) range.end = query + 1;
-  if (mask.causal_block > 0) {
-    const int64_t block = FloorDivide(query, mask.causal_block);
-    range.end = std::min(range.end, (block + 1) * mask.causal_block);
+Shown ShownBySlices(const MaskPlane& plane, const PositionRun& queries, const KeyRange& keys) {
+  Shown most = Shown::kNone;
+  for (const MaskSlice& slice : *plane.mask.slices) {
+    if (!Meets(slice, plane.head, queries)) continue;
+    if (IsEmpty(Intersect(keys, {slice.k_begin, slice.k_end}))) continue;
+    const bool all = slice.kind == SliceKind::kFull && slice.q_begin <= queries.start &&
+                     queries.last() < slice.q_end && slice.k_begin <= keys.begin &&
+                     keys.end <= slice.k_end;
+    if (all) return Shown::kAll;
+    most = Shown::kSome;
   }
-  if (mask.window_left) range.begin = query - std::min(*mask.window_left, kFar);
-  if (mask.window_right)
-    range.end = std::min(range.end, query + std::min(*mask.window_right, kFar) + 1);
-  return range;
-}
-
-// What one slice shows a query that lies in it.
-KeyRange BySlice(const MaskSlice& slice, int64_t query) {
-  KeyRange range{slice.k_begin, slice.k_end};
-  const bool causal = slice.kind == SliceKind::kCausal || slice.kind == SliceKind::kBoth;
-  const bool inverse = slice.kind == SliceKind::kInverseCausal || slice.kind == SliceKind::kBoth;
-  if (causal) range.end = std::min(range.end, query - slice.q_end + slice.k_end + 1);
-  if (inverse) range.begin = std::max(range.begin, query - slice.q_begin + slice.k_begin);
-  return range;
-}
-
-bool Holds(const MaskSlice& slice, int64_t head, int64_t query) {
-  return (!slice.head || *slice.head == head) && slice.q_begin <= query && query < slice.q_end;
-}
-
-// The keys that queries see, as disjoint ascending ranges. Queries are asked for in ascending
-// order.
-class VisibleKeys {
- public:
-  // Only keys of `within` are wanted, of queries [first_query, last_query].
-  VisibleKeys(const MaskPlane& plane, const PositionRun& queries, KeyRange within)
-      : plane_(plane), within_(within) {
-    if (queries.count == 0) return;
-    if (plane.mask.segments) {
-      const Segments& segments = plane.mask.segments->queries(plane.batch);
-      next_segment_ = std::upper_bound(
-          segments.begin(), segments.end(), queries.start,
-          [](int64_t position, const Segment& segment) { return position < segment.end; });
-    }
-    if (plane.mask.slices) {
-      for (const MaskSlice& slice : *plane.mask.slices) {
-        if (slice.head && *slice.head != plane.head) continue;
-        if (slice.q_end <= queries.start || slice.q_begin > queries.last()) continue;
-        if (IsEmpty(Intersect(within, {slice.k_begin, slice.k_end}))) continue;
-        slices_.push_back(&slice);
-      }
-    }
-  }
-
-  const std::vector<KeyRange>& Of(int64_t query) {
-    ranges_.clear();
-    const KeyRange range = Intersect(within_, ByPosition(plane_.mask, query));
-    if (IsEmpty(range)) return ranges_;
-    if (plane_.mask.segments) {
-      AddSegments(query, range);
-    } else {
-      ranges_.push_back(range);
-    }
-    if (plane_.mask.slices && !ranges_.empty()) IntersectSlices(query);
-    return ranges_;
-  }
-
- private:
-  void AddSegments(int64_t query, const KeyRange& range) {
-    const SegmentMap& map = *plane_.mask.segments;
-    const Segments& segments = map.queries(plane_.batch);
-    while (next_segment_ != segments.end() && next_segment_->end <= query) ++next_segment_;
-    if (next_segment_ == segments.end() || next_segment_->begin > query) return;
-    if (keys_of_ != &*next_segment_) {
-      keys_of_ = &*next_segment_;
-      keys_ = map.KeysWithId(plane_.batch, keys_of_->id);
-    }
-    for (const Segment& keys : keys_) Append(Intersect(range, {keys.begin, keys.end}), ranges_);
-  }
-
-  // Ranges that touch are joined.
-  static void Append(const KeyRange& range, std::vector<KeyRange>& ranges) {
-    if (IsEmpty(range)) return;
-    if (!ranges.empty() && range.begin <= ranges.back().end) {
-      ranges.back().end = std::max(ranges.back().end, range.end);
-    } else {
-      ranges.push_back(range);
-    }
-  }
-
-  void IntersectSlices(int64_t query) {
-    shown_.clear();
-    for (const MaskSlice* slice : slices_) {
-      if (!Holds(*slice, plane_.head, query)) continue;
-      const KeyRange range = BySlice(*slice, query);
-      if (!IsEmpty(range)) shown_.push_back(range);
-    }
-    std::sort(shown_.begin(), shown_.end(),
-              [](const KeyRange& a, const KeyRange& b) { return a.begin < b.begin; });
-    united_.clear();
-    for (const KeyRange& range : shown_) Append(range, united_);
-    shown_.clear();
-    size_t slice = 0;
-    for (const KeyRange& range : ranges_) {
-      while (slice < united_.size() && united_[slice].end <= range.begin) ++slice;
-      for (size_t s = slice; s < united_.size() && united_[s].begin < range.end; ++s) {
-        shown_.push_back(Intersect(range, united_[s]));
-      }
-    }
-    std::swap(ranges_, shown_);
-  }
-
-  const MaskPlane& plane_;
-  const KeyRange within_;
-  std::vector<Segment>::const_iterator next_segment_;
-  const Segment* keys_of_ = nullptr;  // the query segment whose keys these are
-  std::span<const Segment> keys_;
-  std::vector<const MaskSlice*> slices_;
-  std::vector<KeyRange> ranges_, shown_, united_;
-};
-
-bool DecidedByPosition(const Mask& mask) { return !mask.segments && !mask.slices; }
-
-KeyRange Span(const PositionRun& keys) { return {keys.start, keys.last() + 1}; }
-
-// What a run of queries sees of a run of keys where position alone decides: both ends of what a
-// query sees grow with the query, so that they are found by walking on, without a division.
-class VisibleByPosition {
- public:
-  // Of queries from `first` on.
-  VisibleByPosition(const Mask& mask, int64_t first, const PositionRun& keys)
-      : mask_(mask), keys_(keys) {
-    const KeyRange range = ByPosition(mask, first);
-    seen_ = {FirstFrom(keys, range.begin), FirstFrom(keys, range.end)};
-  }
-  // Local indices of keys. Queries are asked for in ascending order.
-  KeyRange Of(int64_t query) {
-    const KeyRange range = ByPosition(mask_, query);
-    while (seen_.begin < keys_.count && keys_[seen_.begin] < range.begin) ++seen_.begin;
-    while (seen_.end < keys_.count && keys_[seen_.end] < range.end) ++seen_.end;
-    return {std::min(seen_.begin, seen_.end), seen_.end};
-  }
-
- private:
-  const Mask& mask_;
-  const PositionRun& keys_;
-  KeyRange seen_;
-};
-
-// Calls visit(query, ranges) with the local indices of the keys that each query sees, until it
-// returns false.
-template <class Visit>
-void ForEachQuery(const MaskPlane& plane, const PositionRun& queries, const PositionRun& keys,
-                  const Visit& visit) {
-  if (queries.count == 0) return;
-  if (DecidedByPosition(plane.mask)) {
-    VisibleByPosition visible(plane.mask, queries.start, keys);
-    for (int64_t i = 0; i < queries.count; ++i) {
-      const KeyRange range = visible.Of(queries[i]);
-      if (!visit(i, std::span<const KeyRange>(&range, 1))) return;
-    }
-    return;
-  }
-  VisibleKeys visible(plane, queries, Span(keys));
-  std::vector<KeyRange> indices;
-  for (int64_t i = 0; i < queries.count; ++i) {
-    indices.clear();
-    for (const KeyRange& range : visible.Of(queries[i])) {
-      indices.push_back({FirstFrom(keys, range.begin), FirstFrom(keys, range.end)});
-    }
-    if (!visit(i, std::span<const KeyRange>(indices))) return;
-  }
+  return most;
 }
 
 }  // namespace
@@ -270,8 +116,19 @@ TileKind Classify(const MaskPlane& plane, const PositionRun& queries, const Posi
   const KeyRange first = ByPosition(plane.mask, queries.start);
   const KeyRange last = ByPosition(plane.mask, queries.last());
   if (last.end <= keys.start || first.begin > keys.last()) return TileKind::kEmpty;
+  bool full = last.begin <= keys.start && first.end > keys.last();
+  if (plane.mask.segments) {
+    const Shown shown = ShownBySegments(plane, queries, Span(keys));
+    if (shown == Shown::kNone) return TileKind::kEmpty;
+    full = full && shown == Shown::kAll;
+  }
+  if (plane.mask.slices) {
+    const Shown shown = ShownBySlices(plane, queries, Span(keys));
+    if (shown == Shown::kNone) return TileKind::kEmpty;
+    full = full && shown == Shown::kAll;
+  }
+  if (full) return TileKind::kFull;
   if (DecidedByPosition(plane.mask)) {
-    if (last.begin <= keys.start && first.end > keys.last()) return TileKind::kFull;
     // The ranges of neighbours overlap, so that together they leave no gap for a key.
     if (queries.stride == 1 && keys.stride == 1) return TileKind::kPartial;
     // Mostly the first or the last query sees a key if any does.
@@ -320,9 +177,7 @@ KeyRange HullOfVisible(const MaskPlane& plane, const PositionRun& queries) {
   };
   if (plane.mask.segments) {
     const Segments& segments = plane.mask.segments->queries(plane.batch);
-    auto segment = std::upper_bound(
-        segments.begin(), segments.end(), queries.start,
-        [](int64_t position, const Segment& other) { return position < other.end; });
+    auto segment = FirstAfter(segments, queries.start);
     for (; segment != segments.end() && segment->begin <= queries.last(); ++segment) {
       const auto keys = plane.mask.segments->KeysWithId(plane.batch, segment->id);
       if (!keys.empty()) widen(keys.front().begin, keys.back().end);
@@ -333,8 +188,7 @@ KeyRange HullOfVisible(const MaskPlane& plane, const PositionRun& queries) {
   const KeyRange before = plane.mask.segments ? hull : by_position;
   hull = {kFar, -kFar};
   for (const MaskSlice& slice : *plane.mask.slices) {
-    if (slice.head && *slice.head != plane.head) continue;
-    if (slice.q_end <= queries.start || slice.q_begin > queries.last()) continue;
+    if (!Meets(slice, plane.head, queries)) continue;
     widen(slice.k_begin, slice.k_end);
   }
   return Intersect(hull, before);
