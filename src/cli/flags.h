@@ -50,7 +50,7 @@ CLI::Validator NumberFor(const Value& /*variable*/) {
               const char* const first = text.data() + (text.starts_with('+') ? 1 : 0);
               const auto result = std::from_chars(first, text.data() + text.size(), parsed);
               if (result.ec == std::errc::result_out_of_range) {
-                return fmt::format("must be from {} to {}, found {}",
+                return fmt::format("must be a whole number from {} to {}, found {}",
                                    std::numeric_limits<Value>::min(),
                                    std::numeric_limits<Value>::max(), text);
               }
