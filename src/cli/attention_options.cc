@@ -8,13 +8,13 @@
 #include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "cli/flags.h"
 #include "formats/file_io.h"
+#include "formats/keys_once.h"
 #include "ringwise/error.h"
 
 namespace ringwise {
@@ -35,7 +35,7 @@ std::string Shown(const Json& value) {
 }
 
 Json ParseOptions(const std::string& path) {
-  std::vector<std::set<std::string>> keys;  // of the objects that are open
+  KeysOnce<Json> keys;
   const auto refuse = [&](int depth, Json::parse_event_t event, Json& parsed) {
     constexpr int kDeepest = 16;  // more than options nest, and what can be shown in an error
     if (depth > kDeepest) {
@@ -44,13 +44,8 @@ Json ParseOptions(const std::string& path) {
                       "object such as {{\"causal\": true}}",
                       path, kDeepest));
     }
-    if (event == Json::parse_event_t::object_start) keys.emplace_back();
-    if (event == Json::parse_event_t::object_end) keys.pop_back();
-    if (event == Json::parse_event_t::key) {
-      const auto& key = parsed.get_ref<const std::string&>();
-      if (!keys.back().insert(key).second) {
-        throw UsageError(fmt::format("option {} in {} is given twice", Quoted(key), path));
-      }
+    if (const auto key = keys.Twice(event, parsed)) {
+      throw UsageError(fmt::format("option {} in {} is given twice", Quoted(*key), path));
     }
     return true;
   };

@@ -7,12 +7,12 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
 #include <string_view>
 #include <utility>
 
 #include "core/file_writer.h"
 #include "formats/file_io.h"
+#include "formats/keys_once.h"
 #include "ringwise/error.h"
 
 // The format: 8 bytes of header length (little-endian), the header in JSON, then the tensors'
@@ -52,20 +52,13 @@ std::optional<int64_t> TensorBytes(int64_t element_bytes, const std::vector<int6
 // Parses the header, refusing what a JSON reader would let pass: the same key twice, or nesting
 // deeper than the format has.
 Json ParseHeader(const std::string& path, std::string_view text) {
-  std::vector<std::set<std::string>> keys;
+  KeysOnce<Json> keys;
   const auto check = [&](int depth, Json::parse_event_t event, Json& parsed) {
     constexpr int kDeepest = 4;
     if (depth > kDeepest) throw FileError(path + ": corrupt safetensors header: nested too deeply");
-    if (event == Json::parse_event_t::object_start) {
-      keys.emplace_back();
-    } else if (event == Json::parse_event_t::object_end) {
-      keys.pop_back();
-    } else if (event == Json::parse_event_t::key) {
-      const auto& key = parsed.get_ref<const std::string&>();
-      if (!keys.back().insert(key).second) {
-        throw FileError(
-            fmt::format("{}: corrupt safetensors header: {} appears twice", path, Quoted(key)));
-      }
+    if (const auto key = keys.Twice(event, parsed)) {
+      throw FileError(
+          fmt::format("{}: corrupt safetensors header: {} appears twice", path, Quoted(*key)));
     }
     return true;
   };

@@ -1,12 +1,11 @@
 #include <algorithm>
 #include <initializer_list>
 #include <nlohmann/json.hpp>
-#include <set>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "formats/file_io.h"
+#include "formats/keys_once.h"
 #include "ringwise/error.h"
 #include "ringwise/planner.h"
 
@@ -83,15 +82,11 @@ ComputeRate ReadRate(const Fields& file, const char* dtype) {
   return rate;
 }
 
-// Keys once each: the parser would keep the last.
 Json Parse(const std::string& path) {
-  std::vector<std::set<std::string>> keys;  // of the objects that are open
+  KeysOnce<Json> keys;
   const auto once = [&](int, Json::parse_event_t event, Json& parsed) {
-    if (event == Json::parse_event_t::object_start) keys.emplace_back();
-    if (event == Json::parse_event_t::object_end) keys.pop_back();
-    if (event == Json::parse_event_t::key &&
-        !keys.back().insert(parsed.get<std::string>()).second) {
-      throw FileError(path + ": " + parsed.get<std::string>() + " is there twice");
+    if (const auto key = keys.Twice(event, parsed)) {
+      throw FileError(path + ": " + *key + " is there twice");
     }
     return true;
   };
