@@ -16,6 +16,7 @@
 #include "attention/tile_operands.h"
 #include "attention/tile_view.h"
 #include "attention/tiling.h"
+#include "kernels/arena.h"
 #include "kernels/dropout_bits.h"
 #include "kernels/lines_ahead.h"
 #include "kernels/tile_kernels.h"

@@ -7,6 +7,7 @@
 #include "attention/shard_attention.h"
 #include "attention/tile_operands.h"
 #include "attention/tiling.h"
+#include "kernels/arena.h"
 #include "kernels/tile_kernels.h"
 
 namespace ringwise {

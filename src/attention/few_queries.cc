@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <numeric>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -18,6 +19,9 @@ namespace ringwise {
 namespace {
 
 constexpr int64_t kMostRows = 64;  // that share a kv_head
+static_assert(kMostRows <= kMostTileRows);
+// From so many on matrix tiles are faster than vectors; fewer wait for memory in either.
+constexpr int64_t kLeastTileRows = 8;
 // Keys that the mask is asked about at once.
 constexpr int64_t kTileKeys = 256;
 // Tiles of one task: enough to outweigh its partial result.
@@ -39,7 +43,9 @@ class FewQueries {
         tiles_(CutIntoBlocks(key_positions, kTileKeys)),
         tasks_(std::max<int64_t>(1, (std::ssize(tiles_) + kTaskTiles - 1) / kTaskTiles)),
         rows_(shape.heads * q_len_),
-        floats_(Lines(rows_ * shape.value_dim) + 2 * Lines(rows_) + Lines(rows_ * shape.head_dim)),
+        floats_(Lines(rows_ * shape.value_dim) + 3 * Lines(rows_) + Lines(rows_ * shape.head_dim)),
+        by_tiles_(std::is_same_v<Element, bf16> && rows_ / shape.kv_heads >= kLeastTileRows &&
+                  CanAttendByTiles(shape.head_dim, shape.value_dim)),
         tile_counts_(tasks_ * shape.batch),
         partials_(context.meter, MemoryCategory::kWorkspace,
                   static_cast<size_t>(tasks_ * shape.batch * floats_) * sizeof(float)) {}
@@ -95,7 +101,8 @@ class FewQueries {
   AttentionRows Start(int64_t task, int64_t batch) {
     const PartialAttention partial = Partial(task);
     std::fill_n(partial.row_sum, rows_, 0.0f);
-    float* queries = partial.row_sum + Lines(rows_);
+    if (by_tiles_) std::fill_n(partial.row_weight, rows_, 0.0f);
+    float* queries = partial.row_sum + 2 * Lines(rows_);
     for (int64_t row = 0; row < rows_; ++row) {
       Convert(inputs_.query.at<Element>(batch, row % q_len_, row / q_len_), shape_.head_dim,
               queries + row * shape_.head_dim);
@@ -108,7 +115,8 @@ class FewQueries {
             .query = queries,
             .output = partial.output,
             .row_max = partial.row_max,
-            .row_sum = partial.row_sum};
+            .row_sum = partial.row_sum,
+            .row_weight = partial.row_weight};
   }
 
   // Returns the number of views that are not empty.
@@ -175,6 +183,7 @@ class FewQueries {
     all.output += first * all.value_dim;
     all.row_max += first;
     all.row_sum += first;
+    if (all.row_weight != nullptr) all.row_weight += first;
     return all;
   }
 
@@ -184,13 +193,19 @@ class FewQueries {
     const auto matrix = [&](const ConstTensorView& view) -> typename KeyValueRows<Element>::Matrix {
       return {view.at<Element>(batch, keys.begin, kv_head), view.strides[1], view.strides[2]};
     };
-    AttendRows({matrix(inputs_.key), matrix(inputs_.value), keys.size()}, rows);
+    const KeyValueRows<Element> some{matrix(inputs_.key), matrix(inputs_.value), keys.size()};
+    if constexpr (std::is_same_v<Element, bf16>) {
+      if (by_tiles_) return AttendRowsByTiles(some, rows);
+    }
+    AttendRows(some, rows);
   }
 
   PartialAttention Partial(int64_t task) {
     float* memory = partials_.as<float>() + task * floats_;
     float* row_max = memory + Lines(rows_ * shape_.value_dim);
-    return {memory, row_max, row_max + Lines(rows_), rows_, shape_.value_dim};
+    float* row_sum = row_max + Lines(rows_);
+    return {memory, row_max,          row_sum,
+            rows_,  shape_.value_dim, by_tiles_ ? row_sum + Lines(rows_) : nullptr};
   }
 
   Context& context_;
@@ -204,6 +219,7 @@ class FewQueries {
   const int64_t tasks_;               // of a sequence, along its keys
   const int64_t rows_;                // of a sequence
   const int64_t floats_;              // of a task: its partial result and its queries
+  const bool by_tiles_;               // see AttendRowsByTiles
   std::vector<int64_t> tile_counts_;  // of each task, [batch][tasks]
   Buffer partials_;
 };

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "attention/attention_oracle.h"
+#include "attention/comparison.h"
 #include "attention/shard_case.h"
 #include "ringwise/random.h"
 
@@ -88,6 +89,30 @@ TEST(FewQueries, ManyKeys) {
     c.key_blocks = {{{0, 5000, 1}}};
     c.options.mask.causal = true;
     Check(c);
+  }
+}
+
+// Many rows of bf16, which matrix tiles multiply where the CPU has them; some of a causal tile is
+// hidden.
+TEST(FewQueries, ManyBf16RowsAreAsExactAsThePlainFormula) {
+  for (const int64_t queries : {2, 9, 16}) {
+    ShardCase c{.batch = 2, .heads = 8, .kv_heads = 2, .head_dim = 64, .dtype = DType::kBF16};
+    c.queries = {{5000 - queries, queries, 1}};
+    c.key_blocks = {{{0, 5000, 1}}};
+    c.options.mask.causal = true;
+    c.sinks = queries == 9;
+    SCOPED_TRACE(c.ToString());
+    const ShardInputs inputs(c);
+    const AttentionOptions options = OptionsOf(c, inputs);
+    const AttentionCase exact{options, c.queries, c.keys(), inputs.query, inputs.key, inputs.value};
+    const AttentionOracle oracle = ComputeAttentionOracle(exact);
+    const AttentionOracle plain = ComputePlainBf16Attention(exact);
+    const Outputs one = Attend(c, options, inputs, 1);
+    EXPECT_EQ(one.output, Attend(c, options, inputs, 3).output);
+    const std::vector<double> output = Doubles(one.output);
+    EXPECT_LE(RmsError(output, oracle.output), 1.1 * RmsError(plain.output, oracle.output));
+    EXPECT_LE(LargestError(output, oracle.output), 2 * LargestError(plain.output, oracle.output));
+    EXPECT_LE(LargestError(Doubles(one.logsumexp), oracle.logsumexp), 1e-5);
   }
 }
 

@@ -16,6 +16,7 @@
 #include "attention/tiling.h"
 #include "attention/value_product.h"
 #include "core/dropout_stream.h"
+#include "kernels/arena.h"
 #include "kernels/dropout_bits.h"
 #include "kernels/lines_ahead.h"
 #include "kernels/register_tiles.h"

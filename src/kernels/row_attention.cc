@@ -4,8 +4,9 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <utility>
 #include <vector>
+
+#include "kernels/row_batches.h"
 
 #if defined(__aarch64__)  // vectors of unknown size cannot be elements of an array
 #undef HWY_DISABLED_TARGETS
@@ -24,18 +25,12 @@ HWY_BEFORE_NAMESPACE();
 namespace ringwise {
 namespace HWY_NAMESPACE {
 
-// Keys, or values, of a batch: two batches fit every second cache known. Prefetchers work by pages
-// of 4 KiB, so that a batch is many of those.
-constexpr int64_t kBatchBytes = int64_t{128} << 10;
-
 // Rows of some kv_heads that lie side by side, over kKeyLanes positions of a head at a time:
 //
 //   scores  = keys query                     keys packed; lanes are positions
 //   weights = 2^(scale scores - row_max)
 //   output += weights values                 where they lie; lanes are columns
 //
-// Positions come in batches: while one is attended, head by head, the next is brought to the second
-// cache in the order of memory. The rows of a head alone lie apart, and prefetchers lose them.
 template <class Element>
 class RowWalk {
  public:
@@ -60,37 +55,16 @@ class RowWalk {
     }
   }
 
-  // Of kKeyLanes keys or values, the larger of the two.
-  static int64_t Bytes(const AttentionRows& rows, int64_t kv_heads) {
-    return kKeyLanes * kv_heads * std::max(rows.head_dim, rows.value_dim) * kElementBytes;
-  }
-
   void Attend() {
-    const int64_t most = std::max<int64_t>(1, kBatchBytes / Bytes(rows_, rows_.kv_heads));
-    // The first is waited for, and so it is small.
-    int64_t begin = 0;
-    int64_t end = std::min(kKeyLanes, keys_.count);
-    Prefetch(begin, end, 0);
-    while (begin < end) {
-      ahead_.Finish();
-      const int64_t next =
-          std::min(end + std::min(2 * (end - begin), most * kKeyLanes), keys_.count);
-      Prefetch(end, next, end - begin);
-      for (int64_t head = 0; head < rows_.kv_heads; ++head) {
-        const HeadRows rows = RowsOf(head);
-        for (int64_t key = begin; key < end; key += kKeyLanes) {
-          AttendKeys(head, key, std::min(kKeyLanes, end - key), rows);
-        }
-      }
-      fresh_ = false;
-      begin = std::exchange(end, next);
-    }
+    const int64_t work = WorkOfKeys<Element>(rows_.rows, padded_, rows_.value_dim);
+    ForEachBatch(keys_, rows_, kKeyLanes, work, ahead_,
+                 [&](int64_t head, int64_t begin, int64_t count) {
+                   AttendKeys(head, begin, count, RowsOf(head));
+                 });
     for (int64_t head = 0; head < rows_.kv_heads; ++head) AddSums(RowsOf(head));
   }
 
  private:
-  using Matrix = typename KeyValueRows<Element>::Matrix;
-
   // One kv_head's.
   struct HeadRows {
     const float* queries;  // packed
@@ -100,7 +74,6 @@ class RowWalk {
     float* sums;  // [kWidth] of each row, which its row_sum lacks
   };
 
-  static constexpr int64_t kElementBytes = sizeof(Element);
   static constexpr int64_t kLine = 16;  // floats of a cache line
   static constexpr float kSlack = 8.0f;
 
@@ -114,21 +87,9 @@ class RowWalk {
             rows_.row_max + first, rows_.row_sum + first, sums_ + first * kWidth};
   }
 
-  // Positions [begin, end), while others are attended.
-  void Prefetch(int64_t begin, int64_t end, int64_t meanwhile) {
-    const auto area = [&](const Matrix& matrix, int64_t width) {
-      return SteadyPrefetch::Area{matrix.data + begin * matrix.stride,
-                                  matrix.stride * kElementBytes, end - begin,
-                                  rows_.kv_heads * width * kElementBytes};
-    };
-    ahead_.Start(area(keys_.keys, rows_.head_dim), area(keys_.values, rows_.value_dim),
-                 meanwhile / kKeyLanes * rows_.kv_heads *
-                     WorkOfKeys<Element>(rows_.rows, padded_, rows_.value_dim));
-  }
-
   void AttendKeys(int64_t head, int64_t begin, int64_t count, const HeadRows& rows) {
     Score(keys_.keys.data + begin * keys_.keys.stride + head * keys_.keys.head_stride, count, rows);
-    if (fresh_ || !Fits(rows)) MoveReferences(rows);
+    if ((fresh_ && begin == 0) || !Fits(rows)) MoveReferences(rows);
     Weigh(count, rows);
     AddValues(keys_.values.data + begin * keys_.values.stride + head * keys_.values.head_stride,
               count, rows);
@@ -258,28 +219,15 @@ class RowWalk {
   float* sums_;               // see HeadRows
   float* queries_;            // packed, of each kv_head
   SteadyPrefetch ahead_;
-  bool fresh_ = false;  // some row has seen nothing yet
+  bool fresh_ = false;  // some row saw nothing before
 };
 
-// As many kv_heads at a time as lie side by side and fit a batch.
 template <class Element>
 void Attend(const KeyValueRows<Element>& keys, const AttentionRows& rows) {
-  const bool dense =
-      keys.keys.head_stride == rows.head_dim && keys.values.head_stride == rows.value_dim;
-  const int64_t fit = kBatchBytes / RowWalk<Element>::Bytes(rows, 1);
-  const int64_t at_once = dense ? std::max<int64_t>(1, fit) : 1;
-  for (int64_t head = 0; head < rows.kv_heads; head += at_once) {
-    KeyValueRows<Element> own_keys = keys;
-    own_keys.keys.data += head * keys.keys.head_stride;
-    own_keys.values.data += head * keys.values.head_stride;
-    AttentionRows own = rows;
-    own.kv_heads = std::min(at_once, rows.kv_heads - head);
-    own.query += head * rows.rows * rows.head_dim;
-    own.output += head * rows.rows * rows.value_dim;
-    own.row_max += head * rows.rows;
-    own.row_sum += head * rows.rows;
-    RowWalk<Element>(own_keys, own).Attend();
-  }
+  ForEachGroupOfHeads(keys, rows, kKeyLanes,
+                      [](const KeyValueRows<Element>& some_keys, const AttentionRows& some_rows) {
+                        RowWalk<Element>(some_keys, some_rows).Attend();
+                      });
 }
 
 void AttendFloats(const KeyValueRows<float>& keys, const AttentionRows& rows) {

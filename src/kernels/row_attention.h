@@ -33,6 +33,9 @@ struct AttentionRows {
   float* output = nullptr;       // [value_dim] of each row; undefined where row_sum is 0
   float* row_max = nullptr;      // of each row; undefined where row_sum is 0
   float* row_sum = nullptr;      // of each row; 0: nothing seen yet
+  // Of each row: row_sum with its terms as rounded for the product with values. Null where nothing
+  // is rounded.
+  float* row_weight = nullptr;
 };
 
 // Adds keys that are all visible to all rows, on one thread: see PartialAttention. With
@@ -40,5 +43,14 @@ struct AttentionRows {
 // 2^8. NaN stays NaN.
 void AttendRows(const KeyValueRows<float>& keys, const AttentionRows& rows);
 void AttendRows(const KeyValueRows<bf16>& keys, const AttentionRows& rows);
+
+// The same by matrix tiles (AMX), for up to kMostTileRows rows of a kv_head. Queries must be bf16
+// numbers; weights are rounded to bf16, and row_weight, which must be there, comes to row_sum of
+// them.
+inline constexpr int64_t kMostTileRows = 64;
+void AttendRowsByTiles(const KeyValueRows<bf16>& keys, const AttentionRows& rows);
+
+// Whether it may be called: the CPU has such tiles, and widths are whole ones.
+bool CanAttendByTiles(int64_t head_dim, int64_t value_dim);
 
 }  // namespace ringwise
