@@ -40,6 +40,8 @@ class Bench(support.TestCase):
         ):
             result = bench(what, "--case", "no-such-case")
             self.assert_one_line_error(result, 2, "no-such-case", known)
+            result = bench(what, "--list", "--case", "no-such-case")
+            self.assert_one_line_error(result, 2, "--list", "--case")
 
     def test_a_named_case_has_its_own_shape(self):
         result = bench("attention", "--case", "forward-full-8k-64-f32", "--seq", 100)

@@ -24,8 +24,9 @@ namespace ringwise {
 // pair that is hidden or dropped takes nothing of its value, not even NaN; a dropped one is in
 // logsumexp all the same. Any other NaN, or +inf in the bias, makes the rows that see it NaN, and
 // the gradients that those rows reach; it reaches no other. Scores are f32: one of size s is off by
-// about 1e-7 s, and its probability by as much of itself. Values and their gradients may be as
-// large as their weighted sums, and a factor of 2^9 more, fit into f32. Denormals may count as 0.
+// about 1e-7 s, and its probability by as much of itself; from s = 1e9 on that may overflow. Values
+// and their gradients may be as large as their weighted sums, and a factor of 2^9 more, fit into
+// f32. Denormals may count as 0.
 struct AttentionOptions {
   std::optional<double> scale = {};  // default head_dim^-1/2; 0 is legal
   Mask mask = {};

@@ -95,10 +95,12 @@ struct AttentionBenchmarkResult : BenchmarkResult {
   // A few queries of a long cache: keys and values are read once, and reading may be the limit.
   double bytes_read = 0;         // of a call; 0: not such a problem, or several ranks
   double read_bandwidth = 0;     // of memory, by MeasureReadBandwidth in this run
+  double product_flops = 0;      // a second: peak_flops, or in bf16 matrix tiles' where faster
   double reference_seconds = 0;  // median of the reference's calls; 0: none
 
   double share_of_bandwidth() const { return bytes_read / seconds / read_bandwidth; }
-  // Of the speed at which either the memory or the peak would be the limit.
+  // Of the speed at which either reading or products, on the fastest units for them, would be the
+  // limit.
   double share_of_limit() const;
   double speed_ratio() const { return reference_seconds / seconds; }
 };

@@ -96,8 +96,8 @@ bool Sees(const MaskPlane& plane, int64_t query_position, int64_t key_position);
 
 enum class TileKind { kEmpty, kFull, kPartial };
 
-// Whether no, every or some key of `keys` is visible from the queries of `queries`; exact. O(1)
-// where positions decide alone, else at most O(queries). A tile without rows or columns is empty.
+// Whether no, every or some key of `keys` is visible from the queries of `queries`; exact. At most
+// O(queries + keys). A tile without rows or columns is empty.
 TileKind Classify(const MaskPlane& plane, const PositionRun& queries, const PositionRun& keys);
 
 // bits[row] = the queries that see key keys[row], query `c` as bit c. At most 64 queries; bits has
@@ -112,7 +112,8 @@ struct KeyRange {
 };
 KeyRange HullOfVisible(const MaskPlane& plane, const PositionRun& queries);
 
-// Number of (query, key) pairs visible: the least work there is. O(queries x key runs).
+// Number of (query, key) pairs visible: the least work there is. O(queries + keys)
+// for each pair of runs.
 int64_t CountVisible(const MaskPlane& plane, const Positions& queries, const Positions& keys);
 
 }  // namespace ringwise

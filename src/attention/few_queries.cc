@@ -43,9 +43,10 @@ class FewQueries {
         tiles_(CutIntoBlocks(key_positions, kTileKeys)),
         tasks_(std::max<int64_t>(1, (std::ssize(tiles_) + kTaskTiles - 1) / kTaskTiles)),
         rows_(shape.heads * q_len_),
-        floats_(Lines(rows_ * shape.value_dim) + 3 * Lines(rows_) + Lines(rows_ * shape.head_dim)),
         by_tiles_(std::is_same_v<Element, bf16> && rows_ / shape.kv_heads >= kLeastTileRows &&
                   CanAttendByTiles(shape.head_dim, shape.value_dim)),
+        floats_(Lines(rows_ * shape.value_dim) + (by_tiles_ ? 3 : 2) * Lines(rows_) +
+                Lines(rows_ * shape.head_dim)),
         tile_counts_(tasks_ * shape.batch),
         partials_(context.meter, MemoryCategory::kWorkspace,
                   static_cast<size_t>(tasks_ * shape.batch * floats_) * sizeof(float)) {}
@@ -102,7 +103,7 @@ class FewQueries {
     const PartialAttention partial = Partial(task);
     std::fill_n(partial.row_sum, rows_, 0.0f);
     if (by_tiles_) std::fill_n(partial.row_weight, rows_, 0.0f);
-    float* queries = partial.row_sum + 2 * Lines(rows_);
+    float* queries = partial.row_sum + (by_tiles_ ? 2 : 1) * Lines(rows_);
     for (int64_t row = 0; row < rows_; ++row) {
       Convert(inputs_.query.at<Element>(batch, row % q_len_, row / q_len_), shape_.head_dim,
               queries + row * shape_.head_dim);
@@ -195,7 +196,7 @@ class FewQueries {
     };
     const KeyValueRows<Element> some{matrix(inputs_.key), matrix(inputs_.value), keys.size()};
     if constexpr (std::is_same_v<Element, bf16>) {
-      if (by_tiles_) return AttendRowsByTiles(some, rows);
+      if (by_tiles_ && rows.rows >= kLeastTileRows) return AttendRowsByTiles(some, rows);
     }
     AttendRows(some, rows);
   }
@@ -218,8 +219,8 @@ class FewQueries {
   const std::vector<RowBlock> tiles_;
   const int64_t tasks_;               // of a sequence, along its keys
   const int64_t rows_;                // of a sequence
+  const bool by_tiles_;               // where enough rows are attended together
   const int64_t floats_;              // of a task: its partial result and its queries
-  const bool by_tiles_;               // see AttendRowsByTiles
   std::vector<int64_t> tile_counts_;  // of each task, [batch][tasks]
   Buffer partials_;
 };

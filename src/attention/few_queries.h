@@ -5,12 +5,14 @@
 #include "ringwise/ring_attention.h"
 
 // Attention of a handful of queries over many keys, as in decoding: each key and value is read
-// once, where it lies, and nothing is packed or transposed. The limit is the memory's bandwidth.
+// once, where it lies; there are no packed copies of a tensor's size. The limit is the memory's
+// bandwidth.
 namespace ringwise {
 
 // Only of so many keys: dot products add up in another order than in tiles, so that results differ
 // from those of a larger ring, and logsumexp from what backward's scores come to, by the rounding
-// of scores (1e-6 of the output, 1e-5 where logits are in the tens) rather than of sums alone.
+// of scores (1e-6 of the output, 1e-5 where logits are in the tens) rather than of sums alone. In
+// bf16 probabilities are rounded as in tiles where matrix tiles multiply, and not at all elsewhere.
 constexpr int64_t kFewQueriesLeastKeys = 16384;
 
 // Whether a call of one rank is better done so: few query rows share a kv_head of many keys,

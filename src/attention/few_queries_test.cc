@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "attention/attention_oracle.h"
@@ -92,44 +94,73 @@ TEST(FewQueries, ManyKeys) {
   }
 }
 
-// Many rows of bf16, which matrix tiles multiply where the CPU has them; some of a causal tile is
-// hidden.
+void CheckBf16(const ShardCase& c) {
+  SCOPED_TRACE(c.ToString());
+  const ShardInputs inputs(c);
+  const AttentionOptions options = OptionsOf(c, inputs);
+  const AttentionCase exact{options, c.queries, c.keys(), inputs.query, inputs.key, inputs.value};
+  const AttentionOracle oracle = ComputeAttentionOracle(exact);
+  const AttentionOracle plain = ComputePlainBf16Attention(exact);
+  const Outputs one = Attend(c, options, inputs, 1);
+  EXPECT_EQ(one.output, Attend(c, options, inputs, 3).output);
+  const std::vector<double> output = Doubles(one.output);
+  EXPECT_LE(RmsError(output, oracle.output), 1.1 * RmsError(plain.output, oracle.output));
+  EXPECT_LE(LargestError(output, oracle.output), 2 * LargestError(plain.output, oracle.output));
+  EXPECT_LE(LargestError(Doubles(one.logsumexp), oracle.logsumexp), 2e-5);
+}
+
+// Many rows of bf16 and whole tiles' widths, which matrix tiles multiply where the CPU has them;
+// rows that see something else than their neighbours, or that a mask cuts by head, come alone.
 TEST(FewQueries, ManyBf16RowsAreAsExactAsThePlainFormula) {
-  for (const int64_t queries : {2, 9, 16}) {
-    ShardCase c{.batch = 2, .heads = 8, .kv_heads = 2, .head_dim = 64, .dtype = DType::kBF16};
-    c.queries = {{5000 - queries, queries, 1}};
-    c.key_blocks = {{{0, 5000, 1}}};
-    c.options.mask.causal = true;
-    c.sinks = queries == 9;
-    SCOPED_TRACE(c.ToString());
-    const ShardInputs inputs(c);
-    const AttentionOptions options = OptionsOf(c, inputs);
-    const AttentionCase exact{options, c.queries, c.keys(), inputs.query, inputs.key, inputs.value};
-    const AttentionOracle oracle = ComputeAttentionOracle(exact);
-    const AttentionOracle plain = ComputePlainBf16Attention(exact);
-    const Outputs one = Attend(c, options, inputs, 1);
-    EXPECT_EQ(one.output, Attend(c, options, inputs, 3).output);
-    const std::vector<double> output = Doubles(one.output);
-    EXPECT_LE(RmsError(output, oracle.output), 1.1 * RmsError(plain.output, oracle.output));
-    EXPECT_LE(LargestError(output, oracle.output), 2 * LargestError(plain.output, oracle.output));
-    EXPECT_LE(LargestError(Doubles(one.logsumexp), oracle.logsumexp), 1e-5);
+  Random random(22, 1);
+  const auto below = [&](uint64_t limit) { return static_cast<int64_t>(random.Below(limit)); };
+  for (uint64_t seed = 1; seed <= 40; ++seed) {
+    ShardCase c{.batch = 1 + below(2), .dtype = DType::kBF16, .seed = seed};
+    c.kv_heads = 1 + below(3);
+    c.heads = c.kv_heads * (2 + below(3));
+    c.head_dim = 32 * (1 + below(4));
+    c.value_dim = 32 * (1 + below(4));
+    c.sinks = below(3) == 0;
+    const int64_t kv_len = 20 + below(1500);
+    const int64_t q_len = 4 + below(12);
+    c.queries = {{std::max<int64_t>(0, kv_len - below(300)), q_len, 1}};
+    c.key_blocks = {{{0, kv_len, 1}}};
+    c.options.mask.causal = below(2) == 0;
+    if (below(4) == 0) c.options.mask.window_left = below(kv_len + 400);
+    if (below(3) == 0) {
+      const int64_t end = c.queries[0].last() + 1;
+      c.options.mask.slices = std::make_shared<const std::vector<MaskSlice>>(
+          std::vector<MaskSlice>{{.head = {}, .q_end = end, .k_end = kv_len / 2},
+                                 {.head = below(static_cast<uint64_t>(c.heads)),
+                                  .q_end = end,
+                                  .k_begin = kv_len / 3,
+                                  .k_end = kv_len}});
+    }
+    CheckBf16(c);
   }
 }
 
+// By vectors, and by matrix tiles where the CPU has them: 16 rows of a kv_head.
 TEST(FewQueries, HiddenKeysAreNotTouched) {
-  ShardCase c{.head_dim = 32};
-  c.queries = {{9, 1, 1}};
-  c.key_blocks = {{{0, 40, 1}}};
-  c.options.mask.causal = true;
-  const ShardInputs inputs(c);
-  for (int64_t key = 10; key < 40; ++key) {
-    *inputs.key.at<float>(0, key, 0) = std::numeric_limits<float>::quiet_NaN();
-    *inputs.value.at<float>(0, key, 0) = std::numeric_limits<float>::infinity();
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    ShardCase c{.heads = 16, .head_dim = 32, .dtype = dtype};
+    c.queries = {{299, 1, 1}};
+    c.key_blocks = {{{0, 330, 1}}};
+    c.options.mask.causal = true;
+    const ShardInputs inputs(c);
+    const auto set = [&](const TensorView& view, int64_t key, float value) {
+      DispatchDType(dtype, [&]<class T>(T) { *view.at<T>(0, key, 0) = T(value); });
+    };
+    for (int64_t key = 300; key < 330; ++key) {
+      set(inputs.key, key, std::numeric_limits<float>::quiet_NaN());
+      set(inputs.value, key, std::numeric_limits<float>::infinity());
+    }
+    for (const float value : Attend(c, c.options, inputs, 1).output) {
+      EXPECT_TRUE(std::isfinite(value));
+    }
+    set(inputs.value, 9, std::numeric_limits<float>::quiet_NaN());
+    EXPECT_TRUE(std::isnan(Attend(c, c.options, inputs, 1).output[0]));
   }
-  for (const float value : Attend(c, c.options, inputs, 1).output)
-    EXPECT_TRUE(std::isfinite(value));
-  *inputs.value.at<float>(0, 9, 0) = std::numeric_limits<float>::quiet_NaN();
-  EXPECT_TRUE(std::isnan(Attend(c, c.options, inputs, 1).output[0]));
 }
 
 // Of all runs alike.

@@ -44,6 +44,13 @@ void CheckSlices(const std::vector<MaskSlice>& slices, int64_t heads) {
       throw UsageError(fmt::format("attention: slice {}'s head must be 0 to {}, found {}", i,
                                    heads - 1, *slice.head));
     }
+    for (const int64_t end : {slice.q_begin, slice.q_end, slice.k_begin, slice.k_end}) {
+      constexpr int64_t kMost = int64_t{1} << 60;
+      if (end < -kMost || end > kMost) {
+        throw UsageError(fmt::format(
+            "attention: slice {}'s ends must be within -2^60 to 2^60, found {}", i, end));
+      }
+    }
     if (slice.q_begin > slice.q_end || slice.k_begin > slice.k_end) {
       throw UsageError(fmt::format(
           "attention: slice {} must end at or after its begin, found queries [{}, {}) and keys "

@@ -31,11 +31,13 @@ void AddBenchOutputFlags(CLI::App& command, BenchFlags& flags) {
 }
 
 CLI::Option* AddCaseFlags(CLI::App& command, BenchFlags& flags) {
-  command.add_flag("--list", flags.list, "Print the names of the cases and end");
+  CLI::Option* const list =
+      command.add_flag("--list", flags.list, "Print the names of the cases and end");
   return command
       .add_option("--case", flags.cases,
                   "Case to measure, or all whose names match a pattern (* and ?); may be repeated")
-      ->type_name("NAME");
+      ->type_name("NAME")
+      ->excludes(list);
 }
 
 void CheckTraceOfOneCase(const MeshOptions& mesh, size_t cases) {

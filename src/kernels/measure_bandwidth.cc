@@ -1,11 +1,10 @@
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/cache.h"
 #include "kernels/read_bandwidth.h"
 #include "ringwise/cpu.h"
 #include "ringwise/memory.h"
@@ -15,11 +14,11 @@ namespace {
 
 constexpr int64_t kUnit = 1024 * sizeof(uint32_t);
 
-// Eight times the last level of cache, where the system says how large that is.
+// Eight times the last level of caches.
 int64_t StreamBytes() {
   constexpr int64_t kLeast = int64_t{256} << 20;
   constexpr int64_t kMost = int64_t{1} << 30;
-  return std::clamp<int64_t>(8 * sysconf(_SC_LEVEL3_CACHE_SIZE), kLeast, kMost) / kUnit * kUnit;
+  return std::clamp<int64_t>(8 * LastCacheBytes(), kLeast, kMost) / kUnit * kUnit;
 }
 
 }  // namespace

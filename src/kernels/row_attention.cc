@@ -71,7 +71,8 @@ class RowWalk {
     float* output;
     float* row_max;
     float* row_sum;
-    float* sums;  // [kWidth] of each row, which its row_sum lacks
+    float* row_weight;  // or null
+    float* sums;        // [kWidth] of each row, which its row_sum and row_weight lack
   };
 
   static constexpr int64_t kLine = 16;  // floats of a cache line
@@ -83,8 +84,12 @@ class RowWalk {
 
   HeadRows RowsOf(int64_t head) const {
     const int64_t first = head * rows_.rows;
-    return {queries_ + first * rows_.head_dim, rows_.output + first * rows_.value_dim,
-            rows_.row_max + first, rows_.row_sum + first, sums_ + first * kWidth};
+    return {queries_ + first * rows_.head_dim,
+            rows_.output + first * rows_.value_dim,
+            rows_.row_max + first,
+            rows_.row_sum + first,
+            rows_.row_weight == nullptr ? nullptr : rows_.row_weight + first,
+            sums_ + first * kWidth};
   }
 
   void AttendKeys(int64_t head, int64_t begin, int64_t count, const HeadRows& rows) {
@@ -147,7 +152,11 @@ class RowWalk {
 
   void AddSums(const HeadRows& rows) const {
     for (int64_t row = 0; row < rows_.rows; ++row) {
-      for (int64_t i = 0; i < kWidth; ++i) rows.row_sum[row] += rows.sums[row * kWidth + i];
+      for (int64_t i = 0; i < kWidth; ++i) {
+        const float sum = rows.sums[row * kWidth + i];
+        rows.row_sum[row] += sum;
+        if (rows.row_weight != nullptr) rows.row_weight[row] += sum;
+      }
     }
     std::fill_n(rows.sums, rows_.rows * kWidth, 0.0f);
   }
@@ -160,6 +169,7 @@ class RowWalk {
     } else if (maximum > rows.row_max[row] + kSlack) {
       const float factor = std::exp2(rows.row_max[row] - maximum);
       rows.row_sum[row] *= factor;
+      if (rows.row_weight != nullptr) rows.row_weight[row] *= factor;
       for (int64_t i = 0; i < rows_.value_dim; ++i) output[i] *= factor;
     } else {
       return;

@@ -4,8 +4,8 @@
 
 #include "ringwise/dtype.h"
 
-// Attention of a few rows over keys and values where they lie: each is read once, in order, by all
-// rows that share its kv_head, and nothing is packed.
+// Attention of a few rows over keys and values where they lie: each is read from memory once, by
+// all rows that share its kv_head, and nothing larger than the nearest caches is packed.
 namespace ringwise {
 
 // A part of the keys and values of some kv_heads. Element i of a row lies at
@@ -33,20 +33,20 @@ struct AttentionRows {
   float* output = nullptr;       // [value_dim] of each row; undefined where row_sum is 0
   float* row_max = nullptr;      // of each row; undefined where row_sum is 0
   float* row_sum = nullptr;      // of each row; 0: nothing seen yet
-  // Of each row: row_sum with its terms as rounded for the product with values. Null where nothing
-  // is rounded.
+  // Of each row: row_sum of weights as they were rounded for the product with values. Null where
+  // none ever is.
   float* row_weight = nullptr;
 };
 
 // Adds keys that are all visible to all rows, on one thread: see PartialAttention. With
-// t = scale * (key . query): the reference row_max follows the largest t at a distance of at most
-// 2^8. NaN stays NaN.
+// t = scale * (key . query): t exceeds the reference row_max by no more than 8 when it is used. NaN
+// stays NaN. Where t may be above 2^30 or so, its own rounding overflows 2^(t - row_max).
 void AttendRows(const KeyValueRows<float>& keys, const AttentionRows& rows);
 void AttendRows(const KeyValueRows<bf16>& keys, const AttentionRows& rows);
 
 // The same by matrix tiles (AMX), for up to kMostTileRows rows of a kv_head. Queries must be bf16
-// numbers; weights are rounded to bf16, and row_weight, which must be there, comes to row_sum of
-// them.
+// numbers; weights are rounded to bf16, and row_weight, which must be there, adds those up. t may
+// exceed the reference by 9. One row costs as much as sixteen.
 inline constexpr int64_t kMostTileRows = 64;
 void AttendRowsByTiles(const KeyValueRows<bf16>& keys, const AttentionRows& rows);
 

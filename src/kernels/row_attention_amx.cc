@@ -248,7 +248,7 @@ class TileWalk {
     }
   }
 
-  // To the largest score, of rows that have seen nothing or whose reference it exceeds by too much.
+  // To the largest score, where that is higher or a row has seen nothing.
   void MoveReferences(int count, const HeadRows& rows) const {
     for (int64_t row = 0; row < rows_.rows; ++row) {
       // Above -inf, which overflow can give: its difference from itself would be NaN.

@@ -140,6 +140,10 @@ const Mistake kBadOptions[] = {
      [](Call& call, Tensors&) {
        call.options.mask.slices = MakeSlices({4, 0, 1, 0, 1});
      }},
+    {"slice 0's ends must be within -2^60 to 2^60, found -9223372036854775808",
+     [](Call& call, Tensors&) {
+       call.options.mask.slices = MakeSlices({{}, INT64_MIN, 1, 0, 1});
+     }},
     {"slice 0 must end at or after its begin, found queries [2, 1) and keys [0, 1)",
      [](Call& call, Tensors&) {
        call.options.mask.slices = MakeSlices({{}, 2, 1, 0, 1});
