@@ -166,7 +166,8 @@ class ForwardWalk {
     Rows<const Operand> values;
     int first = 0;  // the row at which probabilities begin
     int pending = 0;
-    bool careful = false;  // some value is not finite: over `pairs` alone
+    bool careful = false;               // some value is not finite: over `pairs` alone
+    const uint64_t* visible = nullptr;  // of each row of the tile, a bit a column; null: all
   };
 
   // head_dim as products take it.
@@ -252,7 +253,8 @@ class ForwardWalk {
     if (view.rows.begin == view.rows.end) return;
     const bool hides = view.visible != nullptr || problem_.terms.hides() || of.stream;
     const Rows<const Operand>& keys = tile.keys;
-    Pending out{tile.values, view.rows.begin, view.rows.begin, hides && !Finite(tile)};
+    Pending out{tile.values, view.rows.begin, view.rows.begin, hides && !Finite(tile),
+                view.visible};
     const bool fuses = Fuses(panel);
     if (fuses && panel.young == 0 && view.visible == nullptr && !of.stream) {
       const ScoreTile all{.rows = static_cast<int>(tile.rows.count()),
@@ -428,6 +430,9 @@ class ForwardWalk {
       const Operand* p = work_.probabilities + (out.pending - out.first) * kPackedStride<Operand>;
       if (out.careful) {
         AddValuesOfPairs(values, value_dim_, p, work_.pairs + out.pending, count, panel.output);
+      } else if (out.visible != nullptr) {
+        AddVisibleValues(kernels_, values, value_dim_, p, out.visible + out.pending, count,
+                         panel.columns, panel.output);
       } else {
         AddValues(kernels_, values, value_dim_, p, count, panel.columns, panel.output);
       }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 
@@ -31,6 +32,44 @@ void AddValues(const TileKernels<Operand>& kernels, Rows<const Operand> values, 
     const auto value = static_cast<float>(values.data[i * values.stride + paired]);
     float* to = output + i * kPanel;
     for (int column = 0; column < columns; ++column) to[column] += last[column] * value;
+  }
+}
+
+// The same where pairs are hidden: `visible` has a word for each key, a bit a column. A few keys
+// that some columns do not see at all, as beside a causal diagonal, are not multiplied for those.
+template <class Operand>
+void AddVisibleValues(const TileKernels<Operand>& kernels, Rows<const Operand> values,
+                      int value_dim, const Operand* p, const uint64_t* visible, int count,
+                      int columns, float* output) {
+  // Matrix tiles and pairs take 32 keys at a time.
+  if constexpr (!kRowsArePacked<Operand>) {
+    return AddValues(kernels, values, value_dim, p, count, columns, output);
+  }
+  constexpr int kKeys = 16;  // looked at together: fewer are not worth a product of their own
+  struct Columns {
+    int begin = 0;
+    int end = 0;
+    bool operator==(const Columns&) const = default;
+  };
+  const auto seen_from = [&](int key) -> Columns {
+    uint64_t seen = 0;
+    for (int i = key; i < std::min(key + kKeys, count); ++i) seen |= visible[i];
+    if (seen == 0) return {};
+    const int last = kPanel - 1 - std::countl_zero(seen);
+    return {std::countr_zero(seen) / kLanes * kLanes,
+            std::min(columns, last / kLanes * kLanes + kLanes)};
+  };
+  for (int key = 0; key < count;) {
+    const Columns seen = seen_from(key);
+    int end = key + kKeys;
+    while (end < count && seen_from(end) == seen) end += kKeys;
+    end = std::min(end, count);
+    if (seen.begin < seen.end) {
+      AddValues(kernels, {values.data + key, values.stride}, value_dim,
+                p + key * kPackedStride<Operand> + seen.begin, end - key, seen.end - seen.begin,
+                output + seen.begin);
+    }
+    key = end;
   }
 }
 

@@ -99,15 +99,15 @@ struct SoftmaxTile {
   int column;
 };
 
-template <int kRows, bool kMasked, bool kDrops>
+template <int kRows, int kVectors, bool kMasked, bool kDrops>
 HWY_NOINLINE void SoftmaxOfProduct(const float* keys, int64_t stride, int k, const ScoreTile& tile,
                                    int first, SoftmaxTile at) {
   const D d;
-  V scores[kRows][kTileVectors];
+  V scores[kRows][kVectors];
   MultiplyTile(keys, stride, at.query, kPackedStride<float>, k, scores);
   const V scale = hn::Set(d, tile.scale);
 #pragma GCC unroll 8
-  for (int v = 0; v < kTileVectors; ++v) {
+  for (int v = 0; v < kVectors; ++v) {
     const int column = v * kWidth;
     const V minus_reference = hn::Neg(hn::LoadU(d, at.reference + column));
     V sum = hn::LoadU(d, at.sums + column);
@@ -127,12 +127,56 @@ HWY_NOINLINE void SoftmaxOfProduct(const float* keys, int64_t stride, int k, con
   }
 }
 
+// The same of a register tile with pairs that are hidden: columns that no row of it sees, as beside
+// a causal diagonal, are not multiplied. Of the others the first to the last, whole vectors.
+template <bool kDrops>
+void SoftmaxOfVisible(const float* keys, int64_t stride, int k, const ScoreTile& tile, int first,
+                      SoftmaxTile at) {
+  uint64_t seen = 0;
+  for (int row = first; row < first + kTileRows; ++row) seen |= tile.visible[row];
+  const auto sees = [&](int v) {
+    return (seen >> (at.column + v * kWidth) & ((uint64_t{1} << kWidth) - 1)) != 0;
+  };
+  int begin = 0;
+  int end = kTileVectors;
+  while (begin < end && !sees(begin)) ++begin;
+  while (begin < end && !sees(end - 1)) --end;
+  if (end - begin < kTileVectors) {
+    for (int row = first; row < first + kTileRows; ++row) {
+      std::fill_n(at.p + row * kPackedStride<float>, kTileVectors * kWidth, 0.0f);
+    }
+  }
+  const int column = begin * kWidth;
+  at.query += column;
+  at.reference += column;
+  at.p += column;
+  at.sums += column;
+  at.column += column;
+  switch (end - begin) {
+    case 0:
+      return;
+    case 1:
+      return SoftmaxOfProduct<kTileRows, 1, true, kDrops>(keys, stride, k, tile, first, at);
+    case 2:
+      return SoftmaxOfProduct<kTileRows, 2, true, kDrops>(keys, stride, k, tile, first, at);
+    case 3:
+      return SoftmaxOfProduct<kTileRows, 3, true, kDrops>(keys, stride, k, tile, first, at);
+    default:
+      return SoftmaxOfProduct<kTileRows, kTileVectors, true, kDrops>(keys, stride, k, tile, first,
+                                                                     at);
+  }
+}
+
 template <bool kMasked, bool kDrops>
 void ProductSoftmax(const float* keys, int64_t stride, int k, const ScoreTile& tile,
                     const SoftmaxTile& at, LinesAhead& ahead) {
   ForEachRegisterTile(tile.rows, [&](auto rows, int first) {
-    SoftmaxOfProduct<rows.value, kMasked, kDrops>(keys + first * stride, stride, k, tile, first,
-                                                  at);
+    const float* from = keys + first * stride;
+    if constexpr (kMasked && rows.value == kTileRows) {
+      SoftmaxOfVisible<kDrops>(from, stride, k, tile, first, at);
+    } else {
+      SoftmaxOfProduct<rows.value, kTileVectors, kMasked, kDrops>(from, stride, k, tile, first, at);
+    }
     ahead.Fetch();
   });
 }

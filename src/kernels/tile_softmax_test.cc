@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -89,10 +90,15 @@ TYPED_TEST(TileSoftmaxTest, ProductSoftmax) {
   const auto query = Normal<Operand>(kMostDepth * kPackedStride<Operand>, 10, 0.3f);
   const auto reference = Normal<float>(kPanel, 11);
   const auto check = [&](const TileKernels<Operand>& kernels, int depth) {
-    for (const int options : {0, 1, 2, 3}) {
+    // 4: what is visible is above a diagonal; with 2, and some is dropped, below it.
+    for (const int options : {0, 1, 2, 3, 5, 7}) {
       for (const int columns : {kPanel - kLanes + 1, kPanel}) {
         for (const int rows : {1, 2, 5, 6, 8, 13, 17, 33, 48, 64, 65, kMostRows}) {
-          const Scores input(rows, (options & 1) != 0, (options & 2) != 0);
+          Scores input(rows, (options & 1) != 0, (options & 2) != 0);
+          for (int row = 0; row < rows && (options & 4) != 0; ++row) {
+            const uint64_t above = ~uint64_t{0} << std::min(row, kPanel - 1);
+            input.visible[row] = (options & 2) == 0 ? above : ~above;
+          }
           ScoreTile tile = input.tile;
           tile.columns = columns;
           std::vector<float> scores(rows * kPanel);
