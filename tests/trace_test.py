@@ -240,6 +240,21 @@ class OtherTraces(support.TestCase):
         for rank in range(2):
             self.assertGreaterEqual(len(trace.named(rank, "attention backward")), 3)
 
+    def test_named_cases_of_rings_and_of_training(self):
+        for what, case, ranks, span in (
+            ("ring", "ring-2-causal-zigzag-16k-both-f32", 2, "attention backward"),
+            ("train", "tiny-f32", 1, "optimizer"),
+        ):
+            path = self.folder / f"{what}.json"
+            shorter = ["--max-seq", 256] if what == "ring" else []
+            support.ringwise(
+                "bench", what, "--case", case, *shorter, "--threads", 1,
+                "--min-seconds", 0, "--trace", path, check=True,
+            )
+            trace = Trace(self, path, ranks=ranks, threads=1)
+            for rank in range(ranks):
+                self.assertGreaterEqual(len(trace.named(rank, span)), 3, what)
+
     def test_a_benchmark_of_several_cases_has_no_trace(self):
         result = support.ringwise("bench", "train", "--trace", self.folder / "trace.json")
         self.assert_one_line_error(result, 2, "--trace shows one case")
