@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/round_up.h"
 #include "ringwise/memory.h"
 #include "ringwise/positions.h"
 #include "ringwise/thread_team.h"
@@ -30,10 +31,6 @@ Positions PositionsOf(const Positions& shard, Range rows);
 inline RowBlock Part(const RowBlock& block, int64_t begin, int64_t count) {
   return {block.begin + begin,
           {block.positions[begin], std::min(count, block.count() - begin), block.positions.stride}};
-}
-
-inline int64_t RoundUp(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
 }
 
 }  // namespace ringwise

@@ -6,6 +6,7 @@
 #include <limits>
 #include <vector>
 
+#include "kernels/round_up.h"
 #include "kernels/row_batches.h"
 
 #if defined(__aarch64__)  // vectors of unknown size cannot be elements of an array
@@ -77,10 +78,6 @@ class RowWalk {
 
   static constexpr int64_t kLine = 16;  // floats of a cache line
   static constexpr float kSlack = 8.0f;
-
-  static int64_t RoundUp(int64_t value, int64_t multiple) {
-    return (value + multiple - 1) / multiple * multiple;
-  }
 
   HeadRows RowsOf(int64_t head) const {
     const int64_t first = head * rows_.rows;

@@ -10,10 +10,10 @@
 #include <limits>
 #include <vector>
 
-#include "kernels/amx.h"
 #include "kernels/arena.h"
 #include "kernels/lines_ahead.h"
 #include "kernels/register_tiles.h"
+#include "kernels/round_up.h"
 #include "kernels/row_attention.h"
 #include "kernels/row_batches.h"
 #include "kernels/steady_prefetch.h"
@@ -59,7 +59,7 @@ class TileWalk {
   TileWalk(const KeyValueRows<bf16>& keys, const AttentionRows& rows)
       : keys_(keys),
         rows_(rows),
-        columns_((static_cast<int>(rows.rows) + kColumns - 1) / kColumns * kColumns),
+        columns_(static_cast<int>(RoundUp(rows.rows, kColumns))),
         head_dim_(static_cast<int>(rows.head_dim)),
         value_dim_(static_cast<int>(rows.value_dim)) {
     Arena counter;
@@ -177,6 +177,8 @@ class TileWalk {
     AddValues(count, rows);
   }
 
+  static int InWholeParts(int count) { return static_cast<int>(RoundUp(count, kPart)); }
+
   auto Worked(int64_t work) {
     return [ this, work ]() __attribute__((always_inline)) { ahead_.Worked(work); };
   }
@@ -270,7 +272,7 @@ class TileWalk {
 
   // values_[position / 2][value_dim][2], zeros past the last.
   void PackValues(const bf16* values, int count) {
-    const int end = (count + kPart - 1) / kPart * kPart;
+    const int end = InWholeParts(count);
     static constexpr uint16_t kFirst[32] = {0,  32, 1,  33, 2,  34, 3,  35, 4,  36, 5,
                                             37, 6,  38, 7,  39, 8,  40, 9,  41, 10, 42,
                                             11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
@@ -296,12 +298,11 @@ class TileWalk {
   // The sums of a step are made first, then added: so rounding grows with the root of the steps,
   // not of the keys.
   void AddValues(int count, const HeadRows& rows) {
-    const int depth = (count + kPart - 1) / kPart * kPart;
     AfterStores();
     for (int row = 0; row < columns_; row += kBlockRows) {
       const int block = std::min(kBlockRows, columns_ - row);
-      const Factors of{
-          weights_ + row * kStep, kStep, values_, value_dim_, depth, sums_, value_dim_};
+      const Factors of{weights_ + row * kStep, kStep, values_,   value_dim_,
+                       InWholeParts(count),    sums_, value_dim_};
       MultiplyBlock(of, block, value_dim_, Worked(kProductWork));
       float* const output = rows.output + row * value_dim_;
       for (int i = 0; i < block * value_dim_; i += kLanes) {
@@ -345,12 +346,17 @@ void AttendRowsByTiles(const KeyValueRows<bf16>& keys, const AttentionRows& rows
                       });
 }
 
-bool CanAttendByTiles(int64_t head_dim, int64_t value_dim) {
-  return MayUseAmx() && head_dim % amx::kDepth == 0 && value_dim % (2 * amx::kColumns) == 0;
-}
+}  // namespace ringwise
 
 #pragma GCC pop_options
 #pragma GCC diagnostic pop
+
+namespace ringwise {
+
+bool CanAttendByTiles(int64_t head_dim, int64_t value_dim) {
+  return AmxTileKernels() != nullptr && head_dim % amx::kDepth == 0 &&
+         value_dim % (2 * amx::kColumns) == 0;
+}
 
 }  // namespace ringwise
 
