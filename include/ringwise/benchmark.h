@@ -15,21 +15,27 @@
 namespace ringwise {
 
 // What a benchmark found. Shares refer to the FMA peak of the cores used (MeasurePeakFlops), the
-// best of samples taken before, between and after the calls.
+// best of samples taken before, between and after the calls. `sustained_flops` is the mean of the
+// same samples: on a machine whose neighbours take turns with it the best is what few milliseconds
+// reach, and a call of a second meets what is sustained.
 struct BenchmarkResult {
   int ring = 1;     // ranks, as it ran
   int threads = 1;  // a rank
   int64_t calls = 0;
   double seconds = 0;       // median of a call
   double best_seconds = 0;  // of a call
+  double mean_seconds = 0;  // of a call
   double spread = 0;        // (third quartile - first) / median
   double cores = 0;         // CPU seconds over seconds, of this process: what a busy machine gave
   double flops = 0;         // of a call
   double peak_flops = 0;    // a second
+  double sustained_flops = 0;  // a second; 0: not sampled
 
   double flops_per_second() const { return flops / seconds; }
   double share_of_peak() const { return flops / seconds / peak_flops; }
   double best_share_of_peak() const { return flops / best_seconds / peak_flops; }
+  // Means of both over the same time.
+  double share_of_sustained() const { return flops / mean_seconds / sustained_flops; }
 };
 
 enum class Direction { kForward, kBackward, kForwardBackward };
@@ -97,12 +103,12 @@ struct AttentionBenchmarkResult : BenchmarkResult {
   double read_bandwidth = 0;     // of memory, by MeasureReadBandwidth in this run
   double product_flops = 0;      // a second: peak_flops, or in bf16 matrix tiles' where faster
   double reference_seconds = 0;  // median of the reference's calls; 0: none
+  double speed_ratio = 0;        // reference's seconds over the case's: median of the turns
 
   double share_of_bandwidth() const { return bytes_read / seconds / read_bandwidth; }
   // Of the speed at which either reading or products, on the fastest units for them, would be the
   // limit.
   double share_of_limit() const;
-  double speed_ratio() const { return reference_seconds / seconds; }
 };
 
 struct BenchmarkOptions {

@@ -30,17 +30,25 @@ std::string_view VectorTarget();
 std::string OneDnnVersion();
 std::string HighwayVersion();
 
-// Floating-point operations a second (a multiply-add counts two) that the team's threads reach
-// together in fused multiply-adds on registers: the limit that a share of peak and MFU refer to.
+// Floating-point operations a second (a multiply-add counts two) of a loop that is timed in many
+// samples of a few milliseconds.
+struct FlopRate {
+  double best = 0;       // of one sample: what a perfect program could reach
+  double sustained = 0;  // mean of all: what neighbours, and clocks that sink, leave of it
+};
+
+// What the team's threads reach together in fused multiply-adds on registers; `best` is the limit
+// that a share of peak and MFU refer to.
 // For bf16 the faster of that in f32 and of pairwise dot products into f32 (avx512_bf16): what
 // vector units reach. Matrix tiles are faster, and a share of this peak may then be above 1.
-// The best of many samples of a few milliseconds, taken for `seconds`; a sample counts from the
-// first thread's start to the last one's end, so threads that share a core do not count twice.
+// Samples are taken for `seconds`. Of the best one the time counts from the first thread's start to
+// the last one's end, so threads that share a core do not count twice; what is sustained is the sum
+// of each thread's own rate, for a program may deal out its work anew where one core is slower.
 // Call it near what it is compared with: clocks change, and so do neighbours on a shared machine.
-double MeasurePeakFlops(ThreadTeam& team, DType dtype, double seconds = 0.1);
+FlopRate MeasurePeakFlops(ThreadTeam& team, DType dtype, double seconds = 0.1);
 
 // The same for bf16 products by matrix tiles (AMX); 0 where the CPU has none.
-double MeasureTilePeakFlops(ThreadTeam& team, double seconds = 0.1);
+FlopRate MeasureTilePeakFlops(ThreadTeam& team, double seconds = 0.1);
 
 // Bytes a second that the team's threads together read from memory, in order, each its own part of
 // a buffer far larger than the caches: the limit of what reads its input once. The best of several

@@ -89,10 +89,13 @@ class CaseRun {
     }
     if (rank_.world.rank() != 0) return {};
     times_.Summarize(result_);
+    result_.peak_flops = peak_.best();
+    result_.sustained_flops = peak_.sustained();
     if (reference_) {
       BenchmarkResult reference;
       reference_times_.Summarize(reference);
       result_.reference_seconds = reference.seconds;
+      result_.speed_ratio = times_.SpeedRatio(reference_times_);
     }
     const AttentionProblem& problem = benchmark_.problem;
     result_.ring = rank_.ring.size();
@@ -122,10 +125,11 @@ class CaseRun {
 
   void SampleLimits() {
     const DType dtype = benchmark_.problem.dtype;
-    result_.peak_flops = std::max(result_.peak_flops, MeasureMeshPeak(rank_, dtype));
+    peak_.Add(MeasureMeshPeak(rank_, dtype));
     if (IsDecoding(benchmark_.problem) && rank_.world.size() == 1) {
-      const double tiles = dtype == DType::kBF16 ? MeasureTilePeakFlops(rank_.context.team) : 0.0;
-      result_.product_flops = std::max({result_.product_flops, result_.peak_flops, tiles});
+      const double tiles =
+          dtype == DType::kBF16 ? MeasureTilePeakFlops(rank_.context.team).best : 0.0;
+      result_.product_flops = std::max({result_.product_flops, peak_.best(), tiles});
       result_.bytes_read = KeyValueBytes(benchmark_.problem);
       result_.read_bandwidth =
           std::max(result_.read_bandwidth, MeasureReadBandwidth(rank_.context.team));
@@ -160,6 +164,7 @@ class CaseRun {
   size_t next_ = 0;
   std::unique_ptr<ReferenceCall> reference_;
   CallTimes times_, reference_times_;
+  PeakSamples peak_;
   double sampled_at_ = 0;
   AttentionBenchmarkResult result_;
 };

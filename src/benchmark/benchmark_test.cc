@@ -21,8 +21,24 @@ TEST(CallTimes, SummarizesByMedianAndQuartiles) {
   EXPECT_EQ(result.calls, 5);
   EXPECT_EQ(result.seconds, 3);
   EXPECT_EQ(result.best_seconds, 1);
+  EXPECT_DOUBLE_EQ(result.mean_seconds, 3);
   EXPECT_DOUBLE_EQ(result.spread, 2.0 / 3);
   EXPECT_DOUBLE_EQ(result.cores, 2);
+}
+
+TEST(CallTimes, SpeedRatioIsTheMedianOfTurns) {
+  CallTimes own, other;  // a neighbour comes after the first turn
+  for (const double seconds : {1, 4, 5}) own.Add(seconds, 0);
+  for (const double seconds : {2, 12, 10}) other.Add(seconds, 0);
+  EXPECT_EQ(own.SpeedRatio(other), 2);
+}
+
+TEST(PeakSamples, BestAndMean) {
+  PeakSamples samples;
+  samples.Add({.best = 5, .sustained = 2});
+  samples.Add({.best = 4, .sustained = 3});
+  EXPECT_EQ(samples.best(), 5);
+  EXPECT_EQ(samples.sustained(), 2.5);
 }
 
 TEST(CallTimes, ThreeCallsAtLeast) {
@@ -83,6 +99,7 @@ AttentionBenchmarkResult Measure(const MeshOptions& mesh, const AttentionBenchma
   EXPECT_GE(results[0].calls, 3);
   EXPECT_GT(results[0].share_of_peak(), 0);
   EXPECT_GE(results[0].best_share_of_peak(), results[0].share_of_peak());
+  EXPECT_GT(results[0].sustained_flops, 0);
   return results[0];
 }
 
@@ -131,7 +148,7 @@ TEST(BenchmarkAttention, TimesAReferenceInTurns) {
                                             .problem = problem,
                                             .reference = AttentionReference{problem, on_one_rank}});
     EXPECT_GT(result.reference_seconds, 0);
-    EXPECT_DOUBLE_EQ(result.speed_ratio(), result.reference_seconds / result.seconds);
+    EXPECT_GT(result.speed_ratio, 0);
   }
 }
 

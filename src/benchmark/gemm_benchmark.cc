@@ -87,16 +87,19 @@ BenchmarkResult BenchmarkGemm(int threads, const GemmProblem& problem, double mi
                  static_cast<double>(problem.k);
   constexpr double kBetweenPeaks = 0.5;
   CallTimes times;
+  PeakSamples peak;
   std::chrono::steady_clock::time_point last_peak;
   while (!times.Enough(min_seconds)) {
     const auto now = std::chrono::steady_clock::now();
     if (now - last_peak > std::chrono::duration<double>(kBetweenPeaks)) {
-      result.peak_flops = std::max(result.peak_flops, MeasurePeakFlops(team, problem.dtype));
+      peak.Add(MeasurePeakFlops(team, problem.dtype));
       last_peak = std::chrono::steady_clock::now();
     }
     times.Time(run);
   }
-  result.peak_flops = std::max(result.peak_flops, MeasurePeakFlops(team, problem.dtype));
+  peak.Add(MeasurePeakFlops(team, problem.dtype));
+  result.peak_flops = peak.best();
+  result.sustained_flops = peak.sustained();
   times.Summarize(result);
   return result;
 }

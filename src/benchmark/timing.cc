@@ -55,8 +55,24 @@ void CallTimes::Summarize(BenchmarkResult& result) const {
   result.calls = static_cast<int64_t>(sorted.size());
   result.seconds = Quantile(sorted, 0.5);
   result.best_seconds = sorted.front();
+  result.mean_seconds = sum_ / static_cast<double>(sorted.size());
   result.spread = (Quantile(sorted, 0.75) - Quantile(sorted, 0.25)) / result.seconds;
   result.cores = cpu_sum_ / sum_;
+}
+
+double CallTimes::SpeedRatio(const CallTimes& other) const {
+  std::vector<double> ratios;
+  for (size_t turn = 0; turn < seconds_.size(); ++turn) {
+    ratios.push_back(other.seconds_[turn] / seconds_[turn]);
+  }
+  std::ranges::sort(ratios);
+  return Quantile(ratios, 0.5);
+}
+
+void PeakSamples::Add(const FlopRate& rate) {
+  best_ = std::max(best_, rate.best);
+  sum_ += rate.sustained;
+  ++count_;
 }
 
 }  // namespace ringwise

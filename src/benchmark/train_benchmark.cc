@@ -99,7 +99,7 @@ TrainBenchmarkResult MeasureTraining(Rank& rank, const TrainOptions& train, cons
     more = go_on[0] != std::byte{0};
     if (rank.world.rank() == 0) progress.Update(times.Share(options.min_seconds));
   }
-  result.peak_flops = std::max(record.peak_flops, MeasureMeshPeak(rank, train.compute));
+  result.peak_flops = std::max(record.peak_flops, MeasureMeshPeak(rank, train.compute).best);
   result.peak_bytes = LargestPeak(rank).total;
   result.ring = rank.ring.size();
   result.threads = rank.context.team.size();

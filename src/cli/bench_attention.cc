@@ -55,7 +55,7 @@ BenchRecord RecordOf(const AttentionBenchmark& benchmark, const AttentionBenchma
   if (result.reference_seconds > 0) {
     record["reference"] = ReferenceName(benchmark);
     record["reference_seconds"] = result.reference_seconds;
-    record["speed_ratio"] = result.speed_ratio();
+    record["speed_ratio"] = result.speed_ratio;
   }
   return record;
 }
@@ -67,7 +67,7 @@ std::vector<std::string> OwnColumns(const AttentionBenchmarkResult& result) {
   };
   const bool travels = result.ring > 1;
   const bool reads = result.bytes_read > 0;
-  return {shown(result.reference_seconds > 0, result.speed_ratio()),
+  return {shown(result.reference_seconds > 0, result.speed_ratio),
           shown(travels, static_cast<double>(result.bytes_sent) / 1e6),
           shown(travels, result.attention_work), shown(reads, result.share_of_bandwidth()),
           shown(reads, result.share_of_limit())};

@@ -57,6 +57,10 @@ void AddMeasured(BenchRecord& record, const BenchmarkResult& result) {
   record["peak_gflops"] = result.peak_flops / 1e9;
   record["share_of_peak"] = result.share_of_peak();
   record["best_share_of_peak"] = result.best_share_of_peak();
+  if (result.sustained_flops > 0) {
+    record["sustained_gflops"] = result.sustained_flops / 1e9;
+    record["share_of_sustained"] = result.share_of_sustained();
+  }
 }
 
 void PrintRecord(const BenchRecord& record) {
@@ -70,14 +74,17 @@ BenchTable::BenchTable(size_t name_width, std::vector<std::string> own_columns)
 void BenchTable::Row(const std::string& name, const BenchmarkResult& result,
                      const std::vector<std::string>& own) {
   if (!std::exchange(any_, true)) {
-    fmt::print("{:{}}  {:>10} {:>7} {:>9} {:>7} {:>7} {:>6}", "", name_width_, "seconds", "spread",
-               "GFLOP/s", "of peak", "best", "cores");
+    fmt::print("{:{}}  {:>10} {:>7} {:>9} {:>7} {:>7} {:>9} {:>6}", "", name_width_, "seconds",
+               "spread", "GFLOP/s", "of peak", "best", "sustained", "cores");
     for (const std::string& column : own_columns_) fmt::print(" {:>{}}", column, kOwnWidth);
     fmt::print("\n");
   }
-  fmt::print("{:{}}  {:>10.4g} {:>5.1f} % {:>9.1f} {:>7.3f} {:>7.3f} {:>6.2f}", name, name_width_,
-             result.seconds, 100 * result.spread, result.flops_per_second() / 1e9,
-             result.share_of_peak(), result.best_share_of_peak(), result.cores);
+  const std::string sustained = result.sustained_flops > 0
+                                    ? fmt::format("{:.3f}", result.share_of_sustained())
+                                    : std::string("-");
+  fmt::print("{:{}}  {:>10.4g} {:>5.1f} % {:>9.1f} {:>7.3f} {:>7.3f} {:>9} {:>6.2f}", name,
+             name_width_, result.seconds, 100 * result.spread, result.flops_per_second() / 1e9,
+             result.share_of_peak(), result.best_share_of_peak(), sustained, result.cores);
   for (const std::string& text : own) fmt::print(" {:>{}}", text, kOwnWidth);
   fmt::print("\n");
   std::fflush(stdout);

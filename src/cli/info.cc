@@ -32,9 +32,9 @@ void RunInfo(const InfoFlags& flags) {
   info["mpi"] = MpiVersion();
   if (flags.peak) {
     ThreadTeam team(AvailableCores());
-    info["peak_gflops_f32"] = MeasurePeakFlops(team, DType::kF32) / 1e9;
-    info["peak_gflops_bf16"] = MeasurePeakFlops(team, DType::kBF16) / 1e9;
-    if (const double tiles = MeasureTilePeakFlops(team); tiles > 0) {
+    info["peak_gflops_f32"] = MeasurePeakFlops(team, DType::kF32).best / 1e9;
+    info["peak_gflops_bf16"] = MeasurePeakFlops(team, DType::kBF16).best / 1e9;
+    if (const double tiles = MeasureTilePeakFlops(team).best; tiles > 0) {
       info["peak_gflops_bf16_tiles"] = tiles / 1e9;
     }
   }

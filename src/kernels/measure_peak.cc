@@ -15,7 +15,7 @@ double Seconds(Clock::time_point begin, Clock::time_point end) {
   return std::chrono::duration<double>(end - begin).count();
 }
 
-double Measure(ThreadTeam& team, const PeakKernel& kernel, double seconds) {
+FlopRate Measure(ThreadTeam& team, const PeakKernel& kernel, double seconds) {
   std::atomic<float> sink{0};
   struct Span {
     Clock::time_point begin, end;
@@ -40,29 +40,34 @@ double Measure(ThreadTeam& team, const PeakKernel& kernel, double seconds) {
   for (double elapsed = sample(rounds); elapsed < kSampleSeconds; elapsed = sample(rounds)) {
     rounds *= 2;
   }
-  double best = 0;
+  const double flops = static_cast<double>(kernel.flops_per_round) * static_cast<double>(rounds);
+  FlopRate rate;
+  double sum = 0;
+  int samples = 0;
   do {
-    const double elapsed = sample(rounds);
-    best = std::max(best, static_cast<double>(kernel.flops_per_round) *
-                              static_cast<double>(rounds) * team.size() / elapsed);
+    rate.best = std::max(rate.best, flops * team.size() / sample(rounds));
+    for (const Span& span : spans) sum += flops / Seconds(span.begin, span.end);
+    ++samples;
   } while (Seconds(start, Clock::now()) < seconds);
-  return best;
+  rate.sustained = sum / samples;
+  return rate;
 }
 
 }  // namespace
 
-double MeasurePeakFlops(ThreadTeam& team, DType dtype, double seconds) {
+FlopRate MeasurePeakFlops(ThreadTeam& team, DType dtype, double seconds) {
   const std::vector<PeakKernel> kernels = PeakKernelsFor(dtype);
-  double best = 0;
+  FlopRate fastest;
   for (const PeakKernel& kernel : kernels) {
-    best = std::max(best, Measure(team, kernel, seconds / static_cast<double>(kernels.size())));
+    const FlopRate rate = Measure(team, kernel, seconds / static_cast<double>(kernels.size()));
+    if (rate.best > fastest.best) fastest = rate;
   }
-  return best;
+  return fastest;
 }
 
-double MeasureTilePeakFlops(ThreadTeam& team, double seconds) {
+FlopRate MeasureTilePeakFlops(ThreadTeam& team, double seconds) {
   const PeakKernel kernel = TilePeakKernel();
-  return kernel.run == nullptr ? 0.0 : Measure(team, kernel, seconds);
+  return kernel.run == nullptr ? FlopRate{} : Measure(team, kernel, seconds);
 }
 
 }  // namespace ringwise

@@ -8,8 +8,6 @@
 #include <string>
 #include <thread>
 
-#include "ringwise/cpu.h"
-
 namespace ringwise {
 namespace {
 
@@ -21,7 +19,7 @@ std::string HostName() {
 
 }  // namespace
 
-double MeasureMeshPeak(Rank& rank, DType dtype, double seconds) {
+FlopRate MeasureMeshPeak(Rank& rank, DType dtype, double seconds) {
   const std::string mine = HostName();
   const auto names = rank.world.AllGather(std::as_bytes(std::span(mine)));
   int ranks_here = 0;
@@ -34,17 +32,18 @@ double MeasureMeshPeak(Rank& rank, DType dtype, double seconds) {
     if (first_here < 0) first_here = static_cast<int>(other);
     ++ranks_here;
   }
-  std::array<double, 1> peak = {0};
+  std::array<double, 2> peak = {0, 0};
   if (rank.world.rank() == first_here) {
     const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
     const int used = std::min(ranks_here * rank.context.team.size(), cores);
     // A rank that is bound to fewer cores than the mesh uses here samples what it may and scales.
     const int sampled = std::min(used, AvailableCores());
     ThreadTeam team(sampled);
-    peak[0] = MeasurePeakFlops(team, dtype, seconds) * used / sampled;
+    const FlopRate rate = MeasurePeakFlops(team, dtype, seconds);
+    peak = {rate.best * used / sampled, rate.sustained * used / sampled};
   }
   rank.world.AllReduceSum(std::span<double>(peak));
-  return peak[0];
+  return {.best = peak[0], .sustained = peak[1]};
 }
 
 }  // namespace ringwise

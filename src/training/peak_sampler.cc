@@ -19,14 +19,14 @@ void PeakSampler::Sample(double trained) {
   const double wait = sampled_for_ < kEarlySeconds ? kSampleSeconds / kEarlyShare : kBetweenSamples;
   if (flops_ > 0 && trained < sampled_at_ + wait) return;
   const double seconds = flops_ > 0 ? kSampleSeconds : 2 * kSampleSeconds;
-  flops_ = std::max(flops_, MeasureMeshPeak(rank_, compute_, seconds));
+  flops_ = std::max(flops_, MeasureMeshPeak(rank_, compute_, seconds).best);
   sampled_at_ = trained;
   sampled_for_ += seconds;
 }
 
 void PeakSampler::SampleLast(double trained) {
   const double seconds = std::clamp(kEarlyShare * trained, 2 * kSampleSeconds, kEarlySeconds);
-  flops_ = std::max(flops_, MeasureMeshPeak(rank_, compute_, seconds));
+  flops_ = std::max(flops_, MeasureMeshPeak(rank_, compute_, seconds).best);
 }
 
 }  // namespace ringwise
