@@ -114,6 +114,11 @@ class ForwardWalk {
   static constexpr float kNothingSeen = -std::numeric_limits<float>::infinity();
   // Scores made at once: few enough to stay in the nearest cache.
   static constexpr int kStepRows = 48;
+  // Rows of a tile are seen as a whole or in part by so many: what matrix tiles take at once, or
+  // register tiles.
+  static constexpr int kRunRows = kRowsArePacked<Operand> ? kStepRows : 32;
+  // Of a part of a tile at once. In f32 longer sums round more than they gain.
+  static constexpr int kMostRunRows = kRowsArePacked<Operand> ? kStepRows : kKeyChunk;
   // Probabilities up to 2^8 lose nothing: f32 has room for their sums and products.
   static constexpr float kSlack = 8.0f;
   // The same for a tile of probabilities, all of which may be 1.
@@ -256,15 +261,10 @@ class ForwardWalk {
     Pending out{tile.values, view.rows.begin, view.rows.begin, hides && !Finite(tile),
                 view.visible};
     const bool fuses = Fuses(panel);
-    if (fuses && panel.young == 0 && view.visible == nullptr && !of.stream) {
-      const ScoreTile all{.rows = static_cast<int>(tile.rows.count()),
-                          .columns = panel.columns,
-                          .scale = problem_.scale};
-      if (AttendFused(keys, all, work_.probabilities, ahead, panel)) {
-        return Flush(view.rows.end, out, panel);
-      }
-    }
+    bool in_runs = fuses && !of.stream && !out.careful;
     for (int row = view.rows.begin; row < view.rows.end; row += kStepRows) {
+      row = AttendRuns(view, tile, row, out, in_runs, ahead, panel);
+      if (row == view.rows.end) break;
       const TileView::Step step = view.At({row, row + kStepRows});
       if (step.empty()) {
         Flush(row, out, panel);
@@ -294,6 +294,27 @@ class ForwardWalk {
       }
     }
     Flush(view.rows.end, out, panel);
+  }
+
+  // Attends rows from `row` on, all those at once that the panel sees as a whole, or in part, while
+  // its references are known and stay: else `in_runs` becomes false, and fewer rows at once may
+  // have to move them less. Returns the row after.
+  int AttendRuns(const TileView& view, const Tile& tile, int row, const Pending& out, bool& in_runs,
+                 LinesAhead& ahead, Panel& panel) const {
+    while (in_runs && row < view.rows.end) {
+      const bool whole = view.visible == nullptr && row == view.rows.begin;
+      const TileView::Step run = view.RunFrom(row, kRunRows, whole ? kKeyChunk : kMostRunRows);
+      if (run.empty() || (run.columns & panel.young) != 0) break;
+      const ScoreTile scores{.rows = run.rows.end - row,
+                             .columns = panel.columns,
+                             .scale = problem_.scale,
+                             .visible = run.visible};
+      Operand* p = work_.probabilities + (row - out.first) * kPackedStride<Operand>;
+      in_runs = AttendFused({tile.keys.data + row * tile.keys.stride, tile.keys.stride}, scores, p,
+                            ahead, panel);
+      if (in_runs) row = run.rows.end;
+    }
+    return row;
   }
 
   // All panels that hide some of a tile ask the same.

@@ -40,6 +40,20 @@ struct TileView {
     if (any == 0) return {};
     return {part, all == columns ? nullptr : visible + part.begin, any};
   }
+
+  // What it sees of the longest run of steps that are alike, seen as a whole or in part, and have
+  // at most so many rows. Empty if the first step is.
+  Step RunFrom(int begin, int step_rows, int most) const {
+    Step run = At({begin, begin + step_rows});
+    const int last = std::min(rows.end, begin + most);
+    for (int end = begin + step_rows; !run.empty() && end < last; end += step_rows) {
+      const Step next = At({end, end + step_rows});
+      if (next.empty() || (next.visible == nullptr) != (run.visible == nullptr)) break;
+      run.rows.end = next.rows.end;
+      run.columns |= next.columns;
+    }
+    return run;
+  }
 };
 
 // `bits` has a word for each row of the tile. The first visible row is rounded down to a multiple

@@ -2,6 +2,7 @@
 
 // Backward's first two products with the gradient of the softmax at their end, by AMX tiles: a part
 // of tile_kernels_amx.cc.
+#include <algorithm>
 #include <cstdint>
 
 #include "kernels/amx_units-inl.h"
@@ -27,6 +28,19 @@ class GradientOfUnit {
   GradientOfUnit(const ScoreTile& tile, const GradientTile& at, const UnitSums* scores,
                  const UnitSums* dp)
       : tile_(tile), at_(at), score_buffers_(scores), dp_buffers_(dp) {}
+
+  [[gnu::always_inline]] bool Skips(const Unit& unit) const {
+    if constexpr (!kMasked) return false;
+    if (!Hidden(unit, tile_.visible)) return false;
+    for (int row = unit.row; row < unit.row + unit.rows; ++row) {
+      std::fill_n(at_.p + row * at_.ld + unit.column, kUnitColumns, bf16{});
+      std::fill_n(at_.ds + row * at_.ld + unit.column, kUnitColumns, bf16{});
+    }
+    for (int row = unit.row; row < unit.row + unit.rows; row += 2) {
+      std::fill_n(at_.packed_ds + row * kPanel + 2 * unit.column, 2 * kUnitColumns, bf16{});
+    }
+    return true;
+  }
 
   [[gnu::always_inline]] void Start(const Unit& unit, int buffer) {
     unit_ = unit;

@@ -15,6 +15,7 @@ class AddUnit {
   AddUnit(float* c, int64_t ldc, int columns, const UnitSums* sums)
       : c_(c), ldc_(ldc), columns_(columns), buffers_(sums) {}
 
+  static bool Skips(const Unit&) { return false; }
   [[gnu::always_inline]] void Start(const Unit& unit, int buffer) {
     to_ = c_ + unit.row * ldc_ + unit.column;
     second_ = unit.column + kColumns < columns_;

@@ -16,6 +16,15 @@ class SoftmaxOfUnit {
   SoftmaxOfUnit(const ScoreTile& tile, const native_bf16::SoftmaxTile& at, const UnitSums* scores)
       : tile_(tile), at_(at), buffers_(scores) {}
 
+  [[gnu::always_inline]] bool Skips(const Unit& unit) const {
+    if constexpr (!kMasked) return false;
+    if (!Hidden(unit, tile_.visible)) return false;
+    for (int row = unit.row; row < unit.row + unit.rows; row += 2) {
+      std::fill_n(at_.p + row * kPanel + 2 * unit.column, 2 * kUnitColumns, bf16{});
+    }
+    return true;
+  }
+
   [[gnu::always_inline]] void Start(const Unit& unit, int buffer) {
     unit_ = unit;
     scores_ = buffers_[buffer].sums;

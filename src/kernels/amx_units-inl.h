@@ -24,7 +24,8 @@ struct Unit {
 
 // Goes over the units of `rows` rows and `columns` columns: multiply(unit, buffer, between) makes
 // the products of one in buffer 0 or 1 and calls between() a few times, work.Start(unit, buffer)
-// and work.Pair<whole>(row) do the rest, two rows at a time, in order, and work.End() ends it.
+// and work.Pair<whole>(row) do the rest, two rows at a time, in order, and work.End() ends it. A
+// unit that work.Skips(unit), which then has its result, is not multiplied.
 template <class Multiply, class Work>
 [[gnu::always_inline]] inline void ForEachUnit(int rows, int columns, int k,
                                                const Multiply& multiply, Work& work,
@@ -48,6 +49,7 @@ template <class Multiply, class Work>
       rows, k, [&](int row, int count) __attribute__((always_inline)) {
         for (int column = 0; column < columns; column += kUnitColumns) {
           const Unit unit{row, count, column};
+          if (work.Skips(unit)) continue;
           multiply(
               unit, buffer, [&]() __attribute__((always_inline)) { advance(done + 2); });
           finish();
@@ -58,6 +60,14 @@ template <class Multiply, class Work>
         }
       });
   finish();
+}
+
+// Whether no row of a unit sees any of its columns, as beside a causal diagonal.
+inline bool Hidden(const Unit& unit, const uint64_t* visible) {
+  constexpr uint64_t kAll = (uint64_t{1} << kUnitColumns) - 1;
+  uint64_t seen = 0;
+  for (int row = unit.row; row < unit.row + unit.rows; ++row) seen |= visible[row];
+  return (seen >> unit.column & kAll) == 0;
 }
 
 // Sums of one unit, as MultiplyBlock leaves them.

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -87,9 +88,14 @@ TYPED_TEST(TileGradientTest, ProductSoftmaxGradient) {
   constexpr int kDepths[][2] = {{34, 18}, {64, 32}, {38, 70}};  // of scores and of dp
   constexpr int64_t kStride = 2 * kPanel;
   const auto check = [&](const TileKernels<Operand>& kernels, const int(&depth)[2]) {
-    for (const bool masked : {false, true}) {
+    enum Masked { kNot, kAtRandom, kBelowDiagonal, kAboveDiagonal };
+    for (const Masked masked : {kNot, kAtRandom, kBelowDiagonal, kAboveDiagonal}) {
       for (const int rows : {1, 2, 3, 4, 5, 6, 8, 13, 17, 33, 48, 64, 65}) {
-        Scores input(rows, masked);
+        Scores input(rows, masked != kNot);
+        for (int row = 0; row < rows && masked >= kBelowDiagonal; ++row) {
+          const uint64_t above = ~uint64_t{0} << std::min(row, kPanel - 1);
+          input.visible[row] = masked == kBelowDiagonal ? above : ~above;
+        }
         input.tile.scores = nullptr;
         input.tile.columns = kPanel - 7;
         const ScoreTile& tile = input.tile;
