@@ -1,12 +1,10 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
-#include <cmath>
-#include <limits>
 #include <optional>
 
 #include "attention/forward_block.h"
+#include "attention/forward_panel.h"
 #include "attention/key_tiles.h"
 #include "attention/partial_attention.h"
 #include "attention/score_terms.h"
@@ -43,9 +41,8 @@ struct ForwardProblem {
 //   P^T[keys, 64]        = 2^(scale S^T - row_max)        row_max, row_sum: vectors over queries
 //   O^T[value_dim, 64]  += V^T (P^T where kept)
 //
-// row_max is a reference rather than the maximum: it moves, and O^T is rescaled, only when a score
-// exceeds it by more than kSlack, so that scores are normally looked at once. Pairs that are hidden
-// or dropped reach the output with nothing of their value, NaN and infinity included.
+// with row_max the references of ForwardPanel. Pairs that are hidden or dropped reach the output
+// with nothing of their value, NaN and infinity included.
 template <class Storage, class Operand>
 class ForwardWalk {
  public:
@@ -78,7 +75,7 @@ class ForwardWalk {
     for (int p = 0; p < panels; ++p) {
       if (p + 1 < panels) AskForPanel(batch, head, Part(queries, (p + 1) * kPanel, kPanel));
       Start(of.plane, Part(queries, p * kPanel, kPanel), work_.panels[p]);
-      TakeReferences(state.Part(p * kPanel, work_.panels[p].columns), work_.panels[p]);
+      work_.panels[p].TakeReferences(state.Part(p * kPanel, work_.panels[p].columns));
     }
     key_tiles.ForEachVisible(
         of.plane, queries.positions, [&](const RowBlock& tile, const RowBlock* next) {
@@ -110,8 +107,9 @@ class ForwardWalk {
   }
 
  private:
+  using Panel = ForwardPanel<Operand>;
+
   static constexpr auto kFloatBytes = static_cast<int64_t>(sizeof(float));
-  static constexpr float kNothingSeen = -std::numeric_limits<float>::infinity();
   // Scores made at once: few enough to stay in the nearest cache.
   static constexpr int kStepRows = 48;
   // Rows of a tile are seen as a whole or in part by so many: what matrix tiles take at once, or
@@ -124,25 +122,10 @@ class ForwardWalk {
   // The same for a tile of probabilities, all of which may be 1.
   static constexpr float kMostSum = 512.0f;
   static_assert(kMostSum > kKeyChunk);
-  // Keys by whose largest score a reference is found. From one or two, as at a window's edge, it
-  // would often be so low that sums exceed kMostSum, and every tile would be computed twice.
-  static constexpr int kEnoughKeys = 16;
 
   struct Head {
     MaskPlane plane;
     std::optional<DropoutStream> stream;  // none: no dropout
-  };
-
-  struct Panel {
-    RowBlock queries;
-    Operand* query = nullptr;  // packed [depth][kPackedStride]
-    float* output = nullptr;   // O^T [value_dim][kPanel]
-    float row_max[kPanel];     // kNothingSeen: no key yet
-    float row_sum[kPanel];
-    float row_weight[kPanel];
-    int columns = 0;
-    uint64_t young = 0;  // the columns that have seen fewer than kEnoughKeys, a bit each
-    int seen[kPanel];    // keys, of the young ones
   };
 
   struct Workspace {
@@ -215,29 +198,11 @@ class ForwardWalk {
   }
 
   void Start(const MaskPlane& plane, const RowBlock& queries, Panel& panel) const {
-    panel.queries = queries;
-    panel.columns = static_cast<int>(queries.count());
+    panel.Start(queries, value_dim_);
     const Rows<const Operand> rows =
         AsOperand(HeadRows<const Storage>(problem_.query, plane.batch, queries.begin, plane.head),
                   panel.columns, head_dim_, work_.wide_queries);
     kernels_.pack_transposed(rows.data, rows.stride, panel.columns, head_dim_, panel.query);
-    std::fill_n(panel.output, value_dim_ * kPanel, 0.0f);
-    std::fill_n(panel.row_sum, kPanel, 0.0f);
-    std::fill_n(panel.row_weight, kPanel, 0.0f);
-    std::fill_n(panel.row_max, kPanel, kNothingSeen);
-    std::fill_n(panel.seen, kPanel, 0);
-    panel.young = ~uint64_t{0} >> (kPanel - panel.columns);
-  }
-
-  // Rows that have seen enough of other blocks need not look for a reference again, and their parts
-  // then merge without being rescaled. A sum so high takes many keys, or one that the reference was
-  // too low for by no more than may be.
-  static void TakeReferences(const PartialAttention& state, Panel& panel) {
-    for (int i = 0; i < panel.columns; ++i) {
-      if (!(state.row_sum[i] >= kEnoughKeys) || !std::isfinite(state.row_max[i])) continue;
-      panel.row_max[i] = state.row_max[i];
-      panel.young &= ~(uint64_t{1} << i);
-    }
   }
 
   // The tile that comes next.
@@ -336,19 +301,13 @@ class ForwardWalk {
     float reference[kPanel];
     float sums[kPanel];
     float weights[kPanel];
-    FiniteReference(panel, reference);
+    panel.FiniteReferences(reference);
     kernels_.product_softmax(keys.data, keys.stride, panel.query, depth_, tile, reference, p, sums,
                              weights, ahead);
     bool fits = true;
     for (int i = 0; i < panel.columns; ++i) fits &= sums[i] <= kMostSum;
-    if (fits) AddSums(sums, weights, panel);
+    if (fits) panel.AddSums(sums, weights);
     return fits;
-  }
-  static void AddSums(const float* sums, const float* weights, Panel& panel) {
-    for (int i = 0; i < panel.columns; ++i) {
-      panel.row_sum[i] += sums[i];
-      panel.row_weight[i] += weights[i];
-    }
   }
 
   // Adds the step's probabilities to the panel's sums and leaves them pending.
@@ -359,10 +318,10 @@ class ForwardWalk {
     float excess[kPanel];
     if (SoftmaxStep(scores, panel, p, sums, weights, excess) > kSlack) {
       Flush(row, out, panel);
-      MoveReference(excess, kSlack, panel);
+      panel.MoveReferences(kernels_, value_dim_, excess, kSlack);
       SoftmaxStep(scores, panel, p, sums, weights, excess);
     }
-    AddSums(sums, weights, panel);
+    panel.AddSums(sums, weights);
   }
 
   // Products become scores; what the bias hides is hidden in `scores`.
@@ -389,58 +348,18 @@ class ForwardWalk {
   float SoftmaxStep(const ScoreTile& scores, const Panel& panel, Operand* p, float* sums,
                     float* weights, float* excess) const {
     float reference[kPanel];
-    FiniteReference(panel, reference);
+    panel.FiniteReferences(reference);
     return kernels_.softmax(scores, reference, p, sums, weights, excess);
   }
 
-  // So that hidden scores of columns that have seen nothing give no NaN.
-  static void FiniteReference(const Panel& panel, float* reference) {
-    for (int i = 0; i < kPanel; ++i) {
-      reference[i] = panel.row_max[i] == kNothingSeen ? 0.0f : panel.row_max[i];
-    }
-  }
-
-  // The references of young columns become the largest score that they have seen, with these.
+  // Finds references of young columns by these scores too.
   void Discover(const ScoreTile& scores, int row, Pending& out, Panel& panel) const {
     float maxima[kPanel];
+    float excess[kPanel];
     kernels_.score_maxima(scores, maxima);
-    if (scores.visible == nullptr) {
-      for (int& seen : panel.seen) seen += scores.rows;
-    } else {
-      for (int key = 0; key < scores.rows; ++key) {
-        uint64_t left = scores.visible[key] & panel.young;
-        for (; left != 0; left &= left - 1) ++panel.seen[std::countr_zero(left)];
-      }
-    }
-    float excess[kPanel] = {};
-    for (int i = 0; i < panel.columns; ++i) {
-      if ((panel.young >> i & 1) == 0) continue;
-      if (panel.row_max[i] == kNothingSeen) {
-        panel.row_max[i] = maxima[i];
-      } else {
-        excess[i] = maxima[i] - panel.row_max[i];
-      }
-      const bool found = panel.row_max[i] != kNothingSeen;
-      if (found && panel.seen[i] >= kEnoughKeys) panel.young &= ~(uint64_t{1} << i);
-    }
-    if (std::ranges::none_of(excess, [](float e) { return e > 0; })) return;
+    if (!panel.Discover(scores, maxima, excess)) return;
     Flush(row, out, panel);
-    MoveReference(excess, 0, panel);
-  }
-
-  // Of the columns whose largest score exceeds it by more than `slack`.
-  void MoveReference(const float* excess, float slack, Panel& panel) const {
-    float factors[kPanel];
-    std::fill_n(factors, kPanel, 1.0f);
-    for (int i = 0; i < panel.columns; ++i) {
-      if (!(excess[i] > slack)) continue;
-      const float moved = panel.row_max[i] + excess[i];
-      factors[i] = std::exp2(panel.row_max[i] - moved);
-      panel.row_max[i] = moved;
-      panel.row_sum[i] *= factors[i];
-      panel.row_weight[i] *= factors[i];
-    }
-    kernels_.scale_columns(factors, value_dim_, panel.output);
+    panel.MoveReferences(kernels_, value_dim_, excess, 0);
   }
 
   // The output of the probabilities of rows up to `end`.
