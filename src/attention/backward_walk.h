@@ -202,7 +202,7 @@ class BackwardWalk {
     }
     for (int p = 0; p < panel_count; ++p) {
       if (seen[p] == 0) continue;
-      AddQueryGradient(panels[p], p, seen[p], sums[p]);
+      AddQueryGradient(panels[p], tile.count, p, seen[p], sums[p]);
     }
   }
 
@@ -395,8 +395,9 @@ class BackwardWalk {
     }
   }
 
-  // dQ^T += K^T dS^T of one panel, over the steps it sees: each run of them at once.
-  void AddQueryGradient(const TileView& panel, int p, uint64_t seen,
+  // dQ^T += K^T dS^T of one panel, over the steps it sees of a tile of `count` keys: each run of
+  // them at once.
+  void AddQueryGradient(const TileView& panel, int count, int p, uint64_t seen,
                         QueryGradient::Panel sum) const {
     int first = std::countr_zero(seen);
     while (first < 64) {
@@ -404,10 +405,16 @@ class BackwardWalk {
       const int begin = std::max(first * kBackwardStep, panel.rows.begin);
       const int end = std::min(last * kBackwardStep, panel.rows.end);
       const Rows<const Operand> ds = work_.PackedDs(p, begin);
+      int depth = end - begin;
+      if constexpr (!kRowsArePacked<Operand>) {  // where pairs are hidden, all keys are finite
+        const int most = panel.visible == nullptr ? depth : count - begin;
+        depth =
+            FillDepth(kernels_, work_.packed_ds[p] + begin * kPackedStride<Operand>, depth, most);
+      }
       kernels_.product(work_.keys_transposed + begin, tile_rows_, ds.data, ds.stride, head_dim_,
                        static_cast<int>(panel.queries.count()),
-                       static_cast<int>(RoundUp(end - begin, kRowGroup<Operand>)), sum.data,
-                       sum.stride, true);
+                       static_cast<int>(RoundUp(depth, kRowGroup<Operand>)), sum.data, sum.stride,
+                       true);
       first = last + std::countr_zero(seen >> last);
     }
   }

@@ -152,6 +152,7 @@ class ForwardWalk {
   // A tile on its way into the output: the probabilities of rows [pending, here) are not yet in it.
   struct Pending {
     Rows<const Operand> values;
+    int rows = 0;   // of the tile
     int first = 0;  // the row at which probabilities begin
     int pending = 0;
     bool careful = false;               // some value is not finite: over `pairs` alone
@@ -223,7 +224,11 @@ class ForwardWalk {
     if (view.rows.begin == view.rows.end) return;
     const bool hides = view.visible != nullptr || problem_.terms.hides() || of.stream;
     const Rows<const Operand>& keys = tile.keys;
-    Pending out{tile.values, view.rows.begin, view.rows.begin, hides && !Finite(tile),
+    Pending out{tile.values,
+                static_cast<int>(tile.rows.count()),
+                view.rows.begin,
+                view.rows.begin,
+                hides && !Finite(tile),
                 view.visible};
     const bool fuses = Fuses(panel);
     bool in_runs = fuses && !of.stream && !out.careful;
@@ -367,12 +372,12 @@ class ForwardWalk {
     const int count = end - out.pending;
     if (count > 0) {
       const Rows<const Operand> values{out.values.data + out.pending, out.values.stride};
-      const Operand* p = work_.probabilities + (out.pending - out.first) * kPackedStride<Operand>;
+      Operand* p = work_.probabilities + (out.pending - out.first) * kPackedStride<Operand>;
       if (out.careful) {
         AddValuesOfPairs(values, value_dim_, p, work_.pairs + out.pending, count, panel.output);
       } else if (out.visible != nullptr) {
         AddVisibleValues(kernels_, values, value_dim_, p, out.visible + out.pending, count,
-                         panel.columns, panel.output);
+                         out.rows - end, panel.columns, panel.output);
       } else {
         AddValues(kernels_, values, value_dim_, p, count, panel.columns, panel.output);
       }

@@ -21,8 +21,11 @@ struct MergeFactors {
 // Merges the statistics of a row of which both have seen keys.
 MergeFactors MergeRow(const PartialAttention& partial, const PartialAttention& state, int64_t row) {
   const float high = std::max(state.row_max[row], partial.row_max[row]);
-  const MergeFactors factors{std::exp2(state.row_max[row] - high),
-                             std::exp2(partial.row_max[row] - high)};
+  // Parts that took their references from the state have the same.
+  const auto factor = [&](float row_max) {
+    return row_max == high ? 1.0f : std::exp2(row_max - high);
+  };
+  const MergeFactors factors{factor(state.row_max[row]), factor(partial.row_max[row])};
   state.row_max[row] = high;
   state.row_sum[row] = factors.keep * state.row_sum[row] + factors.add * partial.row_sum[row];
   if (state.row_weight != nullptr) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -58,6 +59,19 @@ Rows<const Operand> AsOperand(Rows<const Storage> rows, int64_t count, int64_t l
 template <class T>
 bool AllFinite(Rows<const T> rows, int64_t count, int64_t length) {
   return AllFinite(rows.data, rows.stride, count, length);
+}
+
+// Lets zeros follow the first `rows` rows of a packed panel until there are as many as products
+// like (TileKernels::depth), or `most`. Returns how many there are then.
+template <class Operand>
+int FillDepth(const TileKernels<Operand>& kernels, Operand* packed, int rows, int most) {
+  const auto filled = std::min(static_cast<int>(RoundUp(rows, kernels.depth)), most);
+  if (filled <= rows) return rows;
+  const int64_t begin = RoundUp(rows, kRowGroup<Operand>);
+  const int64_t end = RoundUp(filled, kRowGroup<Operand>);
+  std::fill(packed + begin * kPackedStride<Operand>, packed + end * kPackedStride<Operand>,
+            Operand{});
+  return filled;
 }
 
 // Rows of one batch and head of a tensor [batch, length, heads, head_dim].

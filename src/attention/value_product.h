@@ -35,15 +35,18 @@ void AddValues(const TileKernels<Operand>& kernels, Rows<const Operand> values, 
   }
 }
 
-// The same where pairs are hidden: `visible` has a word for each key, a bit a column. A few keys
-// that some columns do not see at all, as beside a causal diagonal, are not multiplied for those.
+// The same where pairs are hidden and all of the tile's values are finite: `visible` has a word for
+// each key, a bit a column. A few keys that some columns do not see at all, as beside a causal
+// diagonal, are not multiplied for those. `following` keys come after these in the tile; what p
+// holds of them may be overwritten.
 template <class Operand>
 void AddVisibleValues(const TileKernels<Operand>& kernels, Rows<const Operand> values,
-                      int value_dim, const Operand* p, const uint64_t* visible, int count,
+                      int value_dim, Operand* p, const uint64_t* visible, int count, int following,
                       int columns, float* output) {
   // Matrix tiles and pairs take 32 keys at a time.
   if constexpr (!kRowsArePacked<Operand>) {
-    return AddValues(kernels, values, value_dim, p, count, columns, output);
+    const int filled = FillDepth(kernels, p, count, count + following);
+    return AddValues(kernels, values, value_dim, p, filled, columns, output);
   }
   constexpr int kKeys = 16;  // looked at together: fewer are not worth a product of their own
   struct Columns {
