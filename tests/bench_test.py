@@ -57,6 +57,11 @@ class Bench(support.TestCase):
         for record in found:
             self.assertLessEqual(set(FIELDS), set(record))
             self.assertGreater(record["share_of_peak"], 0)
+            self.assertAlmostEqual(
+                record["share_of_sustained"] * record["sustained_gflops"],
+                record["gflops"] * record["seconds"] / record["mean_seconds"],
+                delta=1e-6 * record["gflops"],
+            )
             self.assertEqual("speed_ratio" in record, record["case"].startswith("grouped"))
 
     def test_decoding_is_measured_against_reading(self):

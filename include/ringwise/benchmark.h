@@ -34,7 +34,7 @@ struct BenchmarkResult {
   double flops_per_second() const { return flops / seconds; }
   double share_of_peak() const { return flops / seconds / peak_flops; }
   double best_share_of_peak() const { return flops / best_seconds / peak_flops; }
-  // Means of both over the same time.
+  // Means of both over the same time; where it was sampled.
   double share_of_sustained() const { return flops / mean_seconds / sustained_flops; }
 };
 

@@ -34,7 +34,7 @@ std::string HighwayVersion();
 // samples of a few milliseconds.
 struct FlopRate {
   double best = 0;       // of one sample: what a perfect program could reach
-  double sustained = 0;  // mean of all: what neighbours, and clocks that sink, leave of it
+  double sustained = 0;  // of all together: what neighbours, and clocks that sink, leave of it
 };
 
 // What the team's threads reach together in fused multiply-adds on registers; `best` is the limit
@@ -43,7 +43,8 @@ struct FlopRate {
 // vector units reach. Matrix tiles are faster, and a share of this peak may then be above 1.
 // Samples are taken for `seconds`. Of the best one the time counts from the first thread's start to
 // the last one's end, so threads that share a core do not count twice; what is sustained is the sum
-// of each thread's own rate, for a program may deal out its work anew where one core is slower.
+// of each thread's own rate, for a program may deal out its work anew where one core is slower (of
+// more threads than cores as many as there are cores).
 // Call it near what it is compared with: clocks change, and so do neighbours on a shared machine.
 FlopRate MeasurePeakFlops(ThreadTeam& team, DType dtype, double seconds = 0.1);
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cassert>
 #include <limits>
 #include <optional>
 #include <vector>
@@ -406,10 +407,14 @@ class BackwardWalk {
       const int end = std::min(last * kBackwardStep, panel.rows.end);
       const Rows<const Operand> ds = work_.PackedDs(p, begin);
       int depth = end - begin;
-      if constexpr (!kRowsArePacked<Operand>) {  // where pairs are hidden, all keys are finite
-        const int most = panel.visible == nullptr ? depth : count - begin;
-        depth =
-            FillDepth(kernels_, work_.packed_ds[p] + begin * kPackedStride<Operand>, depth, most);
+      if constexpr (!kRowsArePacked<Operand>) {
+        // Where pairs are hidden all keys are finite. The zeros end before the next run: a step
+        // that is not seen lies between.
+        assert(kernels_.product_depth <= kBackwardStep);
+        if (panel.visible != nullptr) {
+          depth = FillDepth(kernels_, work_.packed_ds[p] + begin * kPackedStride<Operand>, depth,
+                            count - begin);
+        }
       }
       kernels_.product(work_.keys_transposed + begin, tile_rows_, ds.data, ds.stride, head_dim_,
                        static_cast<int>(panel.queries.count()),

@@ -352,6 +352,37 @@ TEST(ForwardOptions, LargeValuesInAWindow) {
   EXPECT_EQ(CheckShard(c, inputs, ComputeShard(c, inputs, false)), "");
 }
 
+// Scores that grow with the keys' position, so that references have to move within rows that would
+// be attended at once: whole tiles, and those beside a diagonal.
+TEST(ForwardOptions, ReferencesMoveWithinATile) {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const int64_t stride : {1, 2}) {
+      ShardCase c{.heads = 2, .kv_heads = 1, .head_dim = 32, .dtype = dtype};
+      c.queries = {{900 - 2 * 391, 391, 2}};
+      c.key_blocks = {{{0, 801, stride}}};
+      c.options.mask.causal = true;
+      const ShardInputs inputs(c);
+      for (int64_t row = 0; row < c.q_len(); ++row) {
+        for (int64_t head = 0; head < c.heads; ++head) {
+          DispatchDType(dtype, [&]<class T>(T) {
+            std::fill_n(inputs.query.at<T>(0, row, head), c.head_dim, T(1.0f));
+          });
+        }
+      }
+      for (int64_t row = 0; row < 801; ++row) {
+        DispatchDType(dtype, [&]<class T>(T) {
+          T* key = inputs.key.at<T>(0, row, 0);
+          for (int64_t i = 0; i < c.head_dim; ++i) {
+            key[i] = T(static_cast<float>(key[i]) + 0.01f * static_cast<float>(row));
+          }
+        });
+      }
+      SCOPED_TRACE(c.ToString());
+      EXPECT_EQ(CheckShard(c, inputs, ComputeShard(c, inputs, false)), "");
+    }
+  }
+}
+
 // Scores saturate at the cap, infinite ones too.
 TEST(ForwardOptions, SoftcapOfLargeScores) {
   for (const ShardCase& square : Squares()) {

@@ -52,7 +52,8 @@ class ForwardWalk {
         kernels_(kernels),
         head_dim_(static_cast<int>(problem.shape.head_dim)),
         value_dim_(static_cast<int>(problem.shape.value_dim)),
-        depth_(Depth(problem.shape.head_dim)) {
+        depth_(Depth(problem.shape.head_dim)),
+        run_rows_(kernels.product_depth > kRowGroup<Operand> ? kernels.product_depth : kStepRows) {
     Arena arena(workspace);
     work_ = Lay(problem, arena);
   }
@@ -112,10 +113,12 @@ class ForwardWalk {
   static constexpr auto kFloatBytes = static_cast<int64_t>(sizeof(float));
   // Scores made at once: few enough to stay in the nearest cache.
   static constexpr int kStepRows = 48;
-  // Rows of a tile are seen as a whole or in part by so many: what matrix tiles take at once, or
-  // register tiles.
-  static constexpr int kRunRows = kRowsArePacked<Operand> ? kStepRows : 32;
-  // Of a part of a tile at once. In f32 longer sums round more than they gain.
+  static_assert(Panel::kEnoughKeys <= kStepRows);
+  // References are found before the rows are attended: matrix tiles gain by more rows at once, f32
+  // gains nothing.
+  static constexpr bool kFindsFirst = !kRowsArePacked<Operand>;
+  // Rows that are attended at once of a tile that is not seen as a whole: in f32 a step's, because
+  // longer sums round more.
   static constexpr int kMostRunRows = kRowsArePacked<Operand> ? kStepRows : kKeyChunk;
   // Probabilities up to 2^8 lose nothing: f32 has room for their sums and products.
   static constexpr float kSlack = 8.0f;
@@ -157,6 +160,7 @@ class ForwardWalk {
     int pending = 0;
     bool careful = false;               // some value is not finite: over `pairs` alone
     const uint64_t* visible = nullptr;  // of each row of the tile, a bit a column; null: all
+    int moves_by = 0;  // the end of a run in which a reference has to move; 0: none so far
   };
 
   // head_dim as products take it.
@@ -231,9 +235,11 @@ class ForwardWalk {
                 hides && !Finite(tile),
                 view.visible};
     const bool fuses = Fuses(panel);
-    bool in_runs = fuses && !of.stream && !out.careful;
+    const bool in_runs = fuses && !of.stream && !out.careful;
+    const bool known = panel.young == 0;
+    if (kFindsFirst && in_runs && !known) FindReferences(view, keys, out, panel);
     for (int row = view.rows.begin; row < view.rows.end; row += kStepRows) {
-      row = AttendRuns(view, tile, row, out, in_runs, ahead, panel);
+      if (in_runs && out.moves_by == 0) row = AttendRuns(view, tile, row, known, out, ahead, panel);
       if (row == view.rows.end) break;
       const TileView::Step step = view.At({row, row + kStepRows});
       if (step.empty()) {
@@ -254,7 +260,8 @@ class ForwardWalk {
       const Rows<const Operand> rows{keys.data + row * keys.stride, keys.stride};
       Operand* p = work_.probabilities + (row - out.first) * kPackedStride<Operand>;
       const bool discovers = (step.columns & panel.young) != 0;
-      if (!(fuses && !discovers && !out.careful && AttendFused(rows, scores, p, ahead, panel))) {
+      const bool may_fuse = fuses && !discovers && !out.careful && out.moves_by != step.rows.end;
+      if (!(may_fuse && AttendFused(rows, scores, p, ahead, panel))) {
         kernels_.product(rows.data, rows.stride, panel.query, kPackedStride<Operand>, scores.rows,
                          panel.columns, depth_, work_.scores, kPanel, false);
         if (!problem_.terms.none()) ApplyTerms(of, step_keys, panel, row, scores);
@@ -266,23 +273,51 @@ class ForwardWalk {
     Flush(view.rows.end, out, panel);
   }
 
-  // Attends rows from `row` on, all those at once that the panel sees as a whole, or in part, while
-  // its references are known and stay: else `in_runs` becomes false, and fewer rows at once may
-  // have to move them less. Returns the row after.
-  int AttendRuns(const TileView& view, const Tile& tile, int row, const Pending& out, bool& in_runs,
+  // Finds references of young columns by the first rows of the tile that all of them see, if there
+  // are enough of these: then no scores have to be kept in memory to find them.
+  void FindReferences(const TileView& view, const Rows<const Operand>& keys, Pending& out,
+                      Panel& panel) const {
+    int row = view.rows.begin;
+    int seen = 0;
+    while (row + seen < view.rows.end && seen < Panel::kEnoughKeys) {
+      if (view.visible == nullptr || (panel.young & ~view.visible[row + seen]) == 0) {
+        ++seen;
+      } else {
+        row += seen + 1;
+        seen = 0;
+      }
+    }
+    if (seen < Panel::kEnoughKeys) return;
+    const ScoreTile scores{.scores = work_.scores,
+                           .rows = Panel::kEnoughKeys,
+                           .columns = panel.columns,
+                           .scale = problem_.scale};
+    kernels_.product(keys.data + row * keys.stride, keys.stride, panel.query,
+                     kPackedStride<Operand>, scores.rows, panel.columns, depth_, work_.scores,
+                     kPanel, false);
+    Discover(scores, view.rows.begin, out, panel);
+  }
+
+  // Attends rows from `row` on, those at once that the panel sees as a whole or in part, as far as
+  // its references are known; a whole tile only if it `may_be_whole`. Where a reference has to move
+  // it says so in `out`: fewer rows at once may have to move it less. Returns the row after.
+  int AttendRuns(const TileView& view, const Tile& tile, int row, bool may_be_whole, Pending& out,
                  LinesAhead& ahead, Panel& panel) const {
-    while (in_runs && row < view.rows.end) {
-      const bool whole = view.visible == nullptr && row == view.rows.begin;
-      const TileView::Step run = view.RunFrom(row, kRunRows, whole ? kKeyChunk : kMostRunRows);
+    while (row < view.rows.end) {
+      const bool whole = may_be_whole && view.visible == nullptr && row == view.rows.begin;
+      const TileView::Step run = view.RunFrom(row, run_rows_, whole ? kKeyChunk : kMostRunRows);
       if (run.empty() || (run.columns & panel.young) != 0) break;
       const ScoreTile scores{.rows = run.rows.end - row,
                              .columns = panel.columns,
                              .scale = problem_.scale,
                              .visible = run.visible};
       Operand* p = work_.probabilities + (row - out.first) * kPackedStride<Operand>;
-      in_runs = AttendFused({tile.keys.data + row * tile.keys.stride, tile.keys.stride}, scores, p,
-                            ahead, panel);
-      if (in_runs) row = run.rows.end;
+      if (!AttendFused({tile.keys.data + row * tile.keys.stride, tile.keys.stride}, scores, p,
+                       ahead, panel)) {
+        out.moves_by = run.rows.end;
+        break;
+      }
+      row = run.rows.end;
     }
     return row;
   }
@@ -390,6 +425,7 @@ class ForwardWalk {
   const int head_dim_;
   const int value_dim_;
   const int depth_;
+  const int run_rows_;  // are seen as a whole, in part or not: as many as matrix tiles like
   Workspace work_;
 };
 

@@ -62,10 +62,11 @@ bool AllFinite(Rows<const T> rows, int64_t count, int64_t length) {
 }
 
 // Lets zeros follow the first `rows` rows of a packed panel until there are as many as products
-// like (TileKernels::depth), or `most`. Returns how many there are then.
+// like (TileKernels::product_depth), or `most`. Returns how many there are then: as many as before,
+// or more. An odd last row has a partner of zeros, before and after.
 template <class Operand>
 int FillDepth(const TileKernels<Operand>& kernels, Operand* packed, int rows, int most) {
-  const auto filled = std::min(static_cast<int>(RoundUp(rows, kernels.depth)), most);
+  const auto filled = std::min(static_cast<int>(RoundUp(rows, kernels.product_depth)), most);
   if (filled <= rows) return rows;
   const int64_t begin = RoundUp(rows, kRowGroup<Operand>);
   const int64_t end = RoundUp(filled, kRowGroup<Operand>);

@@ -3,6 +3,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <cassert>
 #include <chrono>
 
 namespace ringwise {
@@ -61,6 +62,7 @@ void CallTimes::Summarize(BenchmarkResult& result) const {
 }
 
 double CallTimes::SpeedRatio(const CallTimes& other) const {
+  assert(other.seconds_.size() == seconds_.size());
   std::vector<double> ratios;
   for (size_t turn = 0; turn < seconds_.size(); ++turn) {
     ratios.push_back(other.seconds_[turn] / seconds_[turn]);

@@ -58,6 +58,7 @@ void AddMeasured(BenchRecord& record, const BenchmarkResult& result) {
   record["share_of_peak"] = result.share_of_peak();
   record["best_share_of_peak"] = result.best_share_of_peak();
   if (result.sustained_flops > 0) {
+    record["mean_seconds"] = result.mean_seconds;
     record["sustained_gflops"] = result.sustained_flops / 1e9;
     record["share_of_sustained"] = result.share_of_sustained();
   }

@@ -30,8 +30,7 @@ class GradientOfUnit {
       : tile_(tile), at_(at), score_buffers_(scores), dp_buffers_(dp) {}
 
   [[gnu::always_inline]] bool Skips(const Unit& unit) const {
-    if constexpr (!kMasked) return false;
-    if (!Hidden(unit, tile_.visible)) return false;
+    if (!kMasked || !Hidden(unit, tile_.visible)) return false;
     for (int row = unit.row; row < unit.row + unit.rows; ++row) {
       std::fill_n(at_.p + row * at_.ld + unit.column, kUnitColumns, bf16{});
       std::fill_n(at_.ds + row * at_.ld + unit.column, kUnitColumns, bf16{});

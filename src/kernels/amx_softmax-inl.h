@@ -17,8 +17,7 @@ class SoftmaxOfUnit {
       : tile_(tile), at_(at), buffers_(scores) {}
 
   [[gnu::always_inline]] bool Skips(const Unit& unit) const {
-    if constexpr (!kMasked) return false;
-    if (!Hidden(unit, tile_.visible)) return false;
+    if (!kMasked || !Hidden(unit, tile_.visible)) return false;
     for (int row = unit.row; row < unit.row + unit.rows; row += 2) {
       std::fill_n(at_.p + row * kPanel + 2 * unit.column, 2 * kUnitColumns, bf16{});
     }

@@ -42,14 +42,16 @@ FlopRate Measure(ThreadTeam& team, const PeakKernel& kernel, double seconds) {
   }
   const double flops = static_cast<double>(kernel.flops_per_round) * static_cast<double>(rounds);
   FlopRate rate;
-  double sum = 0;
+  std::vector<double> worked(spans.size());  // seconds of each thread
   int samples = 0;
   do {
     rate.best = std::max(rate.best, flops * team.size() / sample(rounds));
-    for (const Span& span : spans) sum += flops / Seconds(span.begin, span.end);
+    for (size_t i = 0; i < spans.size(); ++i) worked[i] += Seconds(spans[i].begin, spans[i].end);
     ++samples;
   } while (Seconds(start, Clock::now()) < seconds);
-  rate.sustained = sum / samples;
+  for (const double thread : worked) rate.sustained += samples * flops / thread;
+  // A sample is shorter than a scheduler's slice: threads that share a core take turns in it.
+  rate.sustained *= std::min(1.0, static_cast<double>(AvailableCores()) / team.size());
   return rate;
 }
 

@@ -76,8 +76,8 @@ struct TileKernels {
   // k is a multiple of kRowGroup; n is at most kPanel. The sum over k is made first, then added.
   void (*product)(const Operand* a, int64_t lda, const Operand* b, int64_t ldb, int m, int n, int k,
                   float* c, int64_t ldc, bool accumulate);
-  // It is fastest where k is a multiple of this: zeros to fill it up cost less than a rest.
-  int depth;
+  // `product` is fastest where k is a multiple of this: filling it up with zeros pays.
+  int product_depth;
 
   // maxima[column] = largest visible scale * score, -inf without any.
   void (*score_maxima)(const ScoreTile& tile, float* maxima);

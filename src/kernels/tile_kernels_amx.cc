@@ -38,7 +38,7 @@ const TileKernels<bf16>* AmxTileKernels() {
   static const TileKernels<bf16> kKernels = [] {
     TileKernels<bf16> kernels = *DotBf16TileKernels();
     kernels.product = &amx::Product;
-    kernels.depth = amx::kDepth;
+    kernels.product_depth = amx::kDepth;
     kernels.product_softmax = &amx::AnyProductSoftmax;
     kernels.product_softmax_gradient = &amx::AnyProductSoftmaxGradient;
     return kernels;

@@ -69,7 +69,7 @@ void ScaleColumns(const float* factors, int rows, float* matrix) {
 
 constexpr TileKernels<bf16> kKernels = {
     .product = &Product,
-    .depth = kRowGroup<bf16>,
+    .product_depth = kRowGroup<bf16>,
     .score_maxima = &AnyScoreMaxima,
     .softmax = &AnySoftmax,
     .product_softmax = &AnyProductSoftmax,

@@ -56,7 +56,7 @@ void PackRows(const float* source, int64_t stride, int rows, int length, int64_t
 const TileKernels<float>* Kernels() {
   static constexpr TileKernels<float> kKernels = {
       .product = &Product,
-      .depth = kRowGroup<float>,
+      .product_depth = kRowGroup<float>,
       .score_maxima = &AnyScoreMaxima,
       .softmax = &AnySoftmax,
       .product_softmax = &AnyProductSoftmax,
