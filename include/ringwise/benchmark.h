@@ -15,9 +15,9 @@
 namespace ringwise {
 
 // What a benchmark found. Shares refer to the FMA peak of the cores used (MeasurePeakFlops), the
-// best of samples taken before, between and after the calls. `sustained_flops` is the mean of the
-// same samples: on a machine whose neighbours take turns with it the best is what few milliseconds
-// reach, and a call of a second meets what is sustained.
+// best of samples taken before, between and after the calls. `sustained_flops` is what the
+// same samples reached together: on a machine whose neighbours take turns with it the best is what
+// few milliseconds reach, and a call of a second meets what is sustained.
 struct BenchmarkResult {
   int ring = 1;     // ranks, as it ran
   int threads = 1;  // a rank

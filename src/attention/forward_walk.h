@@ -227,7 +227,6 @@ class ForwardWalk {
         Look(of.plane, panel.queries, tile.rows, work_.visible, kRowGroup<Operand>);
     if (view.rows.begin == view.rows.end) return;
     const bool hides = view.visible != nullptr || problem_.terms.hides() || of.stream;
-    const Rows<const Operand>& keys = tile.keys;
     Pending out{tile.values,
                 static_cast<int>(tile.rows.count()),
                 view.rows.begin,
@@ -237,7 +236,7 @@ class ForwardWalk {
     const bool fuses = Fuses(panel);
     const bool in_runs = fuses && !of.stream && !out.careful;
     const bool known = panel.young == 0;
-    if (kFindsFirst && in_runs && !known) FindReferences(view, keys, out, panel);
+    if (kFindsFirst && in_runs && !known) FindReferences(view, tile.keys, out, panel);
     for (int row = view.rows.begin; row < view.rows.end; row += kStepRows) {
       if (in_runs && out.moves_by == 0) row = AttendRuns(view, tile, row, known, out, ahead, panel);
       if (row == view.rows.end) break;
@@ -257,13 +256,12 @@ class ForwardWalk {
         DropoutBits(*of.stream, panel.queries.positions, step_keys.positions, work_.kept);
         scores.kept = work_.kept;
       }
-      const Rows<const Operand> rows{keys.data + row * keys.stride, keys.stride};
+      const Rows<const Operand> rows = From(tile.keys, row);
       Operand* p = work_.probabilities + (row - out.first) * kPackedStride<Operand>;
       const bool discovers = (step.columns & panel.young) != 0;
       const bool may_fuse = fuses && !discovers && !out.careful && out.moves_by != step.rows.end;
       if (!(may_fuse && AttendFused(rows, scores, p, ahead, panel))) {
-        kernels_.product(rows.data, rows.stride, panel.query, kPackedStride<Operand>, scores.rows,
-                         panel.columns, depth_, work_.scores, kPanel, false);
+        Multiply(rows, scores.rows, panel);
         if (!problem_.terms.none()) ApplyTerms(of, step_keys, panel, row, scores);
         if (out.careful) FindPairs(scores, work_.pairs + row);
         if (discovers) Discover(scores, row, out, panel);
@@ -271,6 +269,16 @@ class ForwardWalk {
       }
     }
     Flush(view.rows.end, out, panel);
+  }
+
+  static Rows<const Operand> From(const Rows<const Operand>& rows, int row) {
+    return {rows.data + row * rows.stride, rows.stride};
+  }
+
+  // The products of the first `rows` of these keys and the panel's queries, into work_.scores.
+  void Multiply(const Rows<const Operand>& keys, int rows, const Panel& panel) const {
+    kernels_.product(keys.data, keys.stride, panel.query, kPackedStride<Operand>, rows,
+                     panel.columns, depth_, work_.scores, kPanel, false);
   }
 
   // Finds references of young columns by the first rows of the tile that all of them see, if there
@@ -292,9 +300,7 @@ class ForwardWalk {
                            .rows = Panel::kEnoughKeys,
                            .columns = panel.columns,
                            .scale = problem_.scale};
-    kernels_.product(keys.data + row * keys.stride, keys.stride, panel.query,
-                     kPackedStride<Operand>, scores.rows, panel.columns, depth_, work_.scores,
-                     kPanel, false);
+    Multiply(From(keys, row), scores.rows, panel);
     Discover(scores, view.rows.begin, out, panel);
   }
 
@@ -312,8 +318,7 @@ class ForwardWalk {
                              .scale = problem_.scale,
                              .visible = run.visible};
       Operand* p = work_.probabilities + (row - out.first) * kPackedStride<Operand>;
-      if (!AttendFused({tile.keys.data + row * tile.keys.stride, tile.keys.stride}, scores, p,
-                       ahead, panel)) {
+      if (!AttendFused(From(tile.keys, row), scores, p, ahead, panel)) {
         out.moves_by = run.rows.end;
         break;
       }
@@ -425,7 +430,7 @@ class ForwardWalk {
   const int head_dim_;
   const int value_dim_;
   const int depth_;
-  const int run_rows_;  // are seen as a whole, in part or not: as many as matrix tiles like
+  const int run_rows_;  // looked at together in runs: as many as matrix tiles take, else a step's
   Workspace work_;
 };
 

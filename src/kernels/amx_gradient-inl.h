@@ -35,9 +35,7 @@ class GradientOfUnit {
       std::fill_n(at_.p + row * at_.ld + unit.column, kUnitColumns, bf16{});
       std::fill_n(at_.ds + row * at_.ld + unit.column, kUnitColumns, bf16{});
     }
-    for (int row = unit.row; row < unit.row + unit.rows; row += 2) {
-      std::fill_n(at_.packed_ds + row * kPanel + 2 * unit.column, 2 * kUnitColumns, bf16{});
-    }
+    ClearPacked(unit, at_.packed_ds);
     return true;
   }
 

@@ -18,9 +18,7 @@ class SoftmaxOfUnit {
 
   [[gnu::always_inline]] bool Skips(const Unit& unit) const {
     if (!kMasked || !Hidden(unit, tile_.visible)) return false;
-    for (int row = unit.row; row < unit.row + unit.rows; row += 2) {
-      std::fill_n(at_.p + row * kPanel + 2 * unit.column, 2 * kUnitColumns, bf16{});
-    }
+    ClearPacked(unit, at_.p);
     return true;
   }
 

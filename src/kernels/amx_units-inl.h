@@ -70,6 +70,14 @@ inline bool Hidden(const Unit& unit, const uint64_t* visible) {
   return (seen >> unit.column & kAll) == 0;
 }
 
+// Clears where a unit's elements lie in a packed panel.
+inline void ClearPacked(const Unit& unit, bf16* panel) {
+  for (int row = unit.row; row < unit.row + unit.rows; row += kRowGroup<bf16>) {
+    std::fill_n(panel + PackedIndex<bf16>(row, unit.column, kPanel), kRowGroup<bf16> * kUnitColumns,
+                bf16{});
+  }
+}
+
 // Sums of one unit, as MultiplyBlock leaves them.
 struct alignas(64) UnitSums {
   float sums[kBlockRows * kUnitColumns];
